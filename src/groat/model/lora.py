@@ -1,0 +1,79 @@
+"""The trained adapter: LoRA (arXiv:2106.09685) on every linear layer, applied beside the base and never merged."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from groat.config.tree import LoraConfig
+from groat.model.spec import ModelSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoraPair:
+    """The adapter of one fused linear layer: the A's of its parts stacked, one B per part.
+
+    For P parts of rank r: a_RK is [P*r, in_features], bs_NR[i] is [out_features of part i, r].
+    """
+
+    a_RK: torch.Tensor
+    bs_NR: tuple[torch.Tensor, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerAdapter:
+    """The adapters of one decoder layer; parts in the order of the fused base weights."""
+
+    qkv: LoraPair
+    output: LoraPair
+    gate_up: LoraPair
+    down: LoraPair
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adapter:
+    """The policy: the trained weights (fp32) at one version. `None` in place of an Adapter is the reference policy."""
+
+    version: int
+    config: LoraConfig
+    layers: tuple[LayerAdapter, ...]
+
+    @property
+    def scale(self) -> float:
+        return self.config.lora_alpha / self.config.r
+
+    def named_tensors(self) -> dict[str, torch.Tensor]:
+        """Every trained tensor by a name such as `layers.3.qkv.a` or `layers.3.qkv.b.0`, in a fixed order."""
+        named: dict[str, torch.Tensor] = {}
+        for index, layer in enumerate(self.layers):
+            for name in ("qkv", "output", "gate_up", "down"):
+                pair: LoraPair = getattr(layer, name)
+                named[f"layers.{index}.{name}.a"] = pair.a_RK
+                for part, b_NR in enumerate(pair.bs_NR):
+                    named[f"layers.{index}.{name}.b.{part}"] = b_NR
+        return named
+
+
+def new_adapter(spec: ModelSpec, config: LoraConfig, generator: torch.Generator) -> Adapter:
+    """A's uniform in PEFT's way (Kaiming with a = sqrt 5), B's zero: a new adapter changes nothing."""
+
+    def pair(in_features: int, *out_features: int) -> LoraPair:
+        bound = 1 / math.sqrt(in_features)
+        a_RK = torch.empty(len(out_features) * config.r, in_features)
+        a_RK.uniform_(-bound, bound, generator=generator)
+        bs_NR = tuple(torch.zeros(size, config.r) for size in out_features)
+        for tensor in (a_RK, *bs_NR):
+            tensor.requires_grad_(True)
+        return LoraPair(a_RK=a_RK, bs_NR=bs_NR)
+
+    def layer() -> LayerAdapter:
+        return LayerAdapter(
+            qkv=pair(spec.hidden_size, spec.query_size, spec.kv_size, spec.kv_size),
+            output=pair(spec.query_size, spec.hidden_size),
+            gate_up=pair(spec.hidden_size, spec.intermediate_size, spec.intermediate_size),
+            down=pair(spec.intermediate_size, spec.hidden_size),
+        )
+
+    return Adapter(version=0, config=config, layers=tuple(layer() for _ in range(spec.num_layers)))

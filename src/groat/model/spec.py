@@ -1,0 +1,51 @@
+"""A dense decoder family described as data: what differs between Llama, Qwen and Mistral."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Llama3RopeScaling:
+    """Llama 3.1's stretching of low RoPE frequencies (arXiv:2407.21783, section 3.4 and its released code)."""
+
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_max_position_embeddings: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSpec:
+    """The shape of a decoder. Sizes are counts, not bytes."""
+
+    family: str
+    """llama, mistral, qwen2 or qwen3."""
+    num_layers: int
+    hidden_size: int
+    intermediate_size: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    vocab_size: int
+    norm_epsilon: float
+    rope_theta: float
+    rope_scaling: Llama3RopeScaling | None
+    tied_head: bool
+    """The head is the embedding's own tensor."""
+    qkv_bias: bool
+    output_bias: bool
+    """The attention's output projection has a bias (Llama's `attention_bias`)."""
+    mlp_bias: bool
+    qk_norm: bool
+    """Queries and keys pass through an RMSNorm per head before RoPE (Qwen3)."""
+    max_context: int
+    """Tokens a sequence may have: the trained positions, or the sliding window if that is shorter."""
+
+    @property
+    def query_size(self) -> int:
+        return self.num_heads * self.head_dim
+
+    @property
+    def kv_size(self) -> int:
+        return self.num_kv_heads * self.head_dim

@@ -1,0 +1,55 @@
+"""The frozen base weights, stored once and shared by sampler and learner."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Linear:
+    """A frozen linear layer; fused ones hold their parts one below the other."""
+
+    weight_NK: torch.Tensor
+    bias_N: torch.Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerWeights:
+    """One decoder layer. `qkv` stacks query, key and value; `gate_up` stacks gate and up."""
+
+    input_norm_H: torch.Tensor
+    qkv: Linear
+    query_norm_D: torch.Tensor | None
+    key_norm_D: torch.Tensor | None
+    output: Linear
+    mlp_norm_H: torch.Tensor
+    gate_up: Linear
+    down: Linear
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weights:
+    """All of a model's tensors. With a tied head, `head_VH` is `embedding_VH`."""
+
+    embedding_VH: torch.Tensor
+    layers: tuple[LayerWeights, ...]
+    final_norm_H: torch.Tensor
+    head_VH: torch.Tensor
+
+    def tensors(self) -> Iterator[torch.Tensor]:
+        """Every distinct tensor, for counting bytes."""
+        yield self.embedding_VH
+        if self.head_VH is not self.embedding_VH:
+            yield self.head_VH
+        yield self.final_norm_H
+        for layer in self.layers:
+            yield layer.input_norm_H
+            yield layer.mlp_norm_H
+            yield from (norm for norm in (layer.query_norm_D, layer.key_norm_D) if norm is not None)
+            for linear in (layer.qkv, layer.output, layer.gate_up, layer.down):
+                yield linear.weight_NK
+                if linear.bias_N is not None:
+                    yield linear.bias_N

@@ -1,0 +1,101 @@
+"""What flows through a step, in order: Problem, Prompt, Completion, Reward, Group, Sample."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Any
+
+Message = Mapping[str, str]
+"""One chat turn: `{"role": ..., "content": ...}`."""
+
+
+class UserError(Exception):
+    """Something the user can put right. Its text says what, where and what to do; the command line exits with 2."""
+
+
+class FinishReason(StrEnum):
+    """Why a completion ended."""
+
+    STOP = "stop"
+    LENGTH = "length"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """One row of a dataset: what we ask, and the columns a reward function may look at."""
+
+    id: str
+    prompt: str | tuple[Message, ...]
+    """Plain text, or chat turns."""
+    columns: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Every other column of the row, such as `answer`; passed to reward functions by name."""
+
+    @property
+    def is_conversational(self) -> bool:
+        return not isinstance(self.prompt, str)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """A problem rendered by the chat template and encoded."""
+
+    problem: Problem
+    token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """One sampled answer. Every per-token tuple has the length of token_ids."""
+
+    token_ids: tuple[int, ...]
+    """The stop token included, where one was drawn."""
+    sampler_logprobs: tuple[float, ...]
+    """Under the distribution each token was drawn from (after top-p, top-k, min-p, penalty), in nats."""
+    policy_logprobs: tuple[float, ...]
+    """Under the plain policy at the sampling temperature: what the learner must reproduce, in nats."""
+    text: str
+    """Without stop token or stop string."""
+    finish_reason: FinishReason
+    policy_version: int
+    old_logprobs: tuple[float, ...] | None = None
+    """The learner's log-probs before the first update on this completion."""
+    reference_logprobs: tuple[float, ...] | None = None
+    """The log-probs with the adapter off."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reward:
+    """What one completion earned: the weighted total and each function's own value (None: not applicable)."""
+
+    total: float
+    parts: Mapping[str, float | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """The completions of one prompt; rewards line up with completions."""
+
+    prompt: Prompt
+    completions: tuple[Completion, ...]
+    rewards: tuple[Reward, ...] = ()
+
+    def with_rewards(self, rewards: tuple[Reward, ...]) -> Group:
+        if len(rewards) != len(self.completions):
+            raise ValueError(f"{len(rewards)} rewards for {len(self.completions)} completions")
+        return replace(self, rewards=rewards)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """One completion with its credit. Samples with equal prompts share its computation when packed."""
+
+    prompt: Prompt
+    completion: Completion
+    advantages: tuple[float, ...]
+    """One per completion token."""
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.completion.token_ids)
