@@ -11,6 +11,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
+from groat.config.sizes import parse_size
+
 
 class Strict:
     """Unknown keys in a YAML file are an error, at every level of the tree."""
@@ -32,6 +34,13 @@ def _above_zero(name: str, value: float | None) -> None:
 def _within(name: str, value: float | None, low: float, high: float) -> None:
     if value is not None and not low <= value <= high:
         raise ValueError(f"{name} must lie between {low:g} and {high:g}, got {value:g}")
+
+
+def _size(name: str, text: str) -> None:
+    try:
+        parse_size(text)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +157,8 @@ class GRPOAlgorithmConfig(Strict):
     epsilon: float = 0.2
     """The ratio is clipped below 1 - epsilon."""
     epsilon_high: float | None = None
-    """The ratio is clipped above 1 + epsilon_high; None: epsilon. For cispo the cap itself; None: 5 (arXiv:2506.13585)."""
+    """The ratio is clipped above 1 + epsilon_high; None: epsilon. For cispo the cap itself; None: 5
+    (arXiv:2506.13585)."""
     delta: float | None = None
     """Upper bound of the unclipped ratio (two-sided clipping, arXiv:2505.07291); None: no bound."""
     scale_rewards: Literal["group", "batch", "none"] = "group"
@@ -192,7 +202,8 @@ class TrainingConfig(Strict):
     save_total_limit: int = 2
     """Checkpoints kept."""
     on_nonfinite: Literal["skip", "stop"] = "skip"
-    """What to do with a step whose loss or gradient is not finite: leave the weights as they are and go on, or end the run."""
+    """What to do with a step whose loss or gradient is not finite: leave the weights as they are and go on, or
+    end the run."""
 
     def __post_init__(self) -> None:
         _at_least("training.max_steps", self.max_steps, 1)
@@ -242,6 +253,8 @@ class MemoryConfig(Strict):
     """Keep only each layer's input and compute the layer again in backward; None: chosen by the plan."""
 
     def __post_init__(self) -> None:
+        if self.budget is not None:
+            _size("memory.budget", self.budget)
         _at_least("memory.microbatch_tokens", self.microbatch_tokens, 1)
         _at_least("memory.head_chunk_tokens", self.head_chunk_tokens, 1)
 
@@ -251,7 +264,8 @@ class ChecksConfig(Strict):
     """What is watched while training."""
 
     logprob_difference: float = 1e-3
-    """A larger difference between sampler and learner log-probs at any token is an event; ten times this stops the run."""
+    """A larger difference between sampler and learner log-probs at any token is an event; ten times this stops the
+    run."""
     policy_canary: bool = True
     """Before the first step, make sure that a perturbed adapter moves the sampler's log-probs."""
 
@@ -281,7 +295,8 @@ class RunConfig(Strict):
     checks: ChecksConfig = field(default_factory=ChecksConfig)
 
     def __post_init__(self) -> None:
-        _at_least("seed", self.seed, 0)
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed must lie between 0 and 2^63 - 1, got {self.seed}")
         if self.training.generation_batch_size % self.sampling.num_generations:
             raise ValueError(
                 f"training.generation_batch_size ({self.training.generation_batch_size}) must be a multiple of "

@@ -1,0 +1,198 @@
+"""The learner: log-probs of what was sampled, gradients, and the next adapter."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from groat.algorithms.base import Algorithm, Credit, Forward, Loss, Needs, join_metrics
+from groat.batching import MicroBatch, pack
+from groat.config.tree import TrainingConfig
+from groat.learning.logprobs import chunked_logprobs
+from groat.learning.optimizer import build_optimizer, learning_rate
+from groat.model.attention import tree_attention
+from groat.model.decoder import Decoder
+from groat.model.lora import Adapter
+from groat.trees import Node
+from groat.types import Completion, Group, Sample
+
+Progress = Callable[[int], None]
+"""Called with the number of tokens a micro-batch has finished."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearnerPlan:
+    """How the learner spends memory; decided by the memory plan."""
+
+    microbatch_tokens: int
+    head_chunk_tokens: int
+    checkpoint_layers: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Update:
+    """What one step's updates did."""
+
+    adapter: Adapter
+    metrics: Mapping[str, float]
+    skipped: str | None = None
+    """Why the weights were left as they are: a loss or a gradient that is not finite."""
+    num_tokens: int = 0
+    """Tokens computed, shared ones once, summed over iterations."""
+    logprob_differences: tuple[float, ...] = field(default=(), repr=False)
+    """Per trained token, the learner's log-prob minus the sampler's policy log-prob before the first update."""
+
+
+class Learner:
+    """Owns the trained weights and the optimizer's state; changed only by `update` and `restore`."""
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        adapter: Adapter,
+        plan: LearnerPlan,
+        config: TrainingConfig,
+        *,
+        temperature: float,
+        num_updates: int,
+    ) -> None:
+        self._decoder = decoder
+        self._adapter = adapter
+        self._plan = plan
+        self._config = config
+        self._temperature = temperature
+        self._num_updates = num_updates
+        self._parameters = list(adapter.named_tensors().values())
+        self._optimizer = build_optimizer(self._parameters, config)
+
+    @property
+    def adapter(self) -> Adapter:
+        return self._adapter
+
+    def score(self, groups: Sequence[Group], needs: Needs, progress: Progress = lambda _: None) -> list[Group]:
+        """Fill in the log-probs an algorithm asks for: `old` under the adapter, `reference` with it off."""
+        if needs.old_logprobs:
+            groups = self._scored(groups, "old_logprobs", self._adapter, progress)
+        if needs.reference_logprobs:
+            groups = self._scored(groups, "reference_logprobs", None, progress)
+        return list(groups)
+
+    def update(self, credit: Credit, algorithm: Algorithm, progress: Progress = lambda _: None) -> Update:
+        """Take `algorithm.num_iterations` optimizer steps on these samples."""
+        microbatches = pack(credit.samples, self._plan.microbatch_tokens)
+        updates: list[Update] = []
+        for _ in range(algorithm.num_iterations):
+            updates.append(self._step(microbatches, credit, algorithm, progress))
+            if updates[-1].skipped:
+                break
+        names = updates[-1].metrics.keys()
+        return Update(
+            adapter=self._adapter,
+            metrics={name: math.fsum(u.metrics[name] for u in updates) / len(updates) for name in names},
+            skipped=updates[-1].skipped,
+            num_tokens=sum(update.num_tokens for update in updates),
+            logprob_differences=updates[0].logprob_differences,
+        )
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Everything `restore` needs, by name: adapter tensors and both AdamW moments."""
+        tensors = {f"adapter.{name}": tensor.detach() for name, tensor in self._adapter.named_tensors().items()}
+        for name, parameter in self._adapter.named_tensors().items():
+            for moment, value in self._optimizer.state.get(parameter, {}).items():
+                tensors[f"optimizer.{name}.{moment}"] = value
+        return tensors
+
+    def restore(self, tensors: Mapping[str, torch.Tensor], version: int) -> None:
+        """Go back to a state taken by `state` at policy version `version`."""
+        for name, parameter in self._adapter.named_tensors().items():
+            parameter.data.copy_(tensors[f"adapter.{name}"])
+            moments = {key: tensors.get(f"optimizer.{name}.{key}") for key in ("step", "exp_avg", "exp_avg_sq")}
+            self._optimizer.state[parameter] = {key: value for key, value in moments.items() if value is not None}
+        self._adapter = replace(self._adapter, version=version)
+
+    def _step(
+        self, microbatches: Sequence[MicroBatch], credit: Credit, algorithm: Algorithm, progress: Progress
+    ) -> Update:
+        rate = learning_rate(self._config, self._adapter.version, self._num_updates)
+        self._optimizer.zero_grad(set_to_none=True)
+        losses: list[Loss] = []
+        differences: list[torch.Tensor] = []
+        for microbatch in microbatches:
+            forward = self._forward(microbatch, self._adapter)
+            loss = algorithm.loss(forward, microbatch.targets, credit.totals)
+            torch.autograd.backward(loss.total)
+            losses.append(replace(loss, total=loss.total.detach()))
+            differences.append(forward.logprobs_N.detach() - microbatch.policy_logprobs_N)
+            progress(len(microbatch.token_ids_T))
+        metrics = {"loss": math.fsum(loss.total.item() for loss in losses), "learning_rate": rate}
+        metrics |= join_metrics(losses) | {"grad_norm": self._clipped_gradient_norm()}
+        skipped = next((name for name in ("loss", "grad_norm") if not math.isfinite(metrics[name])), None)
+        if microbatches and not skipped:
+            self._optimizer.param_groups[0]["lr"] = rate
+            self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        self._adapter = replace(self._adapter, version=self._adapter.version + 1)
+        return Update(
+            adapter=self._adapter,
+            metrics=metrics,
+            skipped=skipped and f"{skipped} is {metrics[skipped]}",
+            num_tokens=sum(len(microbatch.token_ids_T) for microbatch in microbatches),
+            logprob_differences=tuple(torch.cat(differences).tolist()) if differences else (),
+        )
+
+    def _clipped_gradient_norm(self) -> float:
+        if all(parameter.grad is None for parameter in self._parameters):
+            return 0.0
+        limit = self._config.max_grad_norm or math.inf
+        return torch.nn.utils.clip_grad_norm_(self._parameters, limit).item()
+
+    def _forward(self, microbatch: MicroBatch, adapter: Adapter | None) -> Forward:
+        attend = functools.partial(_attend, nodes=microbatch.nodes)
+        hidden_TH = self._decoder.hidden(
+            microbatch.token_ids_T,
+            microbatch.positions_T,
+            attend,
+            adapter,
+            checkpoint_layers=self._plan.checkpoint_layers and torch.is_grad_enabled(),
+        )
+        logprobs_N, entropy_N = chunked_logprobs(
+            self._decoder.final_norm(hidden_TH[microbatch.predictor_N]),
+            self._decoder.weights.head_VH,
+            microbatch.targets.token_ids_N,
+            self._temperature,
+            self._plan.head_chunk_tokens,
+        )
+        return Forward(logprobs_N=logprobs_N, entropy_N=entropy_N)
+
+    @torch.no_grad()
+    def _scored(
+        self, groups: Sequence[Group], field_name: str, adapter: Adapter | None, progress: Progress
+    ) -> list[Group]:
+        samples = [
+            Sample(prompt=group.prompt, completion=completion, advantages=(0.0,) * len(completion.token_ids))
+            for group in groups
+            for completion in group.completions
+        ]
+        found: dict[int, tuple[float, ...]] = {}
+        for microbatch in pack(samples, self._plan.microbatch_tokens):
+            logprobs_N = self._forward(microbatch, adapter).logprobs_N
+            per_sample = logprobs_N.split(microbatch.targets.lengths_S.long().tolist())
+            found |= {i: tuple(part.tolist()) for i, part in zip(microbatch.samples, per_sample, strict=True)}
+            progress(len(microbatch.token_ids_T))
+        in_order = iter([found[index] for index in range(len(samples))])
+
+        def with_scores(completion: Completion) -> Completion:
+            return replace(completion, **{field_name: next(in_order)})
+
+        return [replace(group, completions=tuple(map(with_scores, group.completions))) for group in groups]
+
+
+def _attend(
+    layer: int, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, *, nodes: Sequence[Node]
+) -> torch.Tensor:
+    del layer
+    return tree_attention(queries, keys, values, nodes)

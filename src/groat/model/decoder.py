@@ -1,0 +1,92 @@
+"""The decoder: one forward over flat tokens, for prefill, decode and training alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch.utils.checkpoint import checkpoint
+
+from groat.model.layers import linear, rms_norm, rotary_frequencies, rotate, swiglu
+from groat.model.lora import Adapter, LayerAdapter
+from groat.model.spec import ModelSpec
+from groat.model.weights import LayerWeights, Weights
+
+Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+"""(layer, queries [T, A, D], keys [T, K, D], values [T, K, D]) -> attention output [T, A, D]."""
+
+
+class Decoder:
+    """A frozen base model. The policy is an argument: an Adapter, or None for the reference policy."""
+
+    def __init__(self, spec: ModelSpec, weights: Weights) -> None:
+        self.spec = spec
+        self.weights = weights
+        self._frequencies_E = rotary_frequencies(spec)
+
+    def hidden(
+        self,
+        token_ids_T: torch.Tensor,
+        positions_T: torch.Tensor,
+        attend: Attend,
+        adapter: Adapter | None,
+        *,
+        checkpoint_layers: bool = False,
+    ) -> torch.Tensor:
+        """The residual stream [T, H] after the last layer, before the final norm.
+
+        With `checkpoint_layers`, only each layer's input is kept and the layer is computed again in backward.
+        """
+        angles_T1E = (positions_T[:, None].double() * self._frequencies_E)[:, None, :]
+        dtype = self.weights.embedding_VH.dtype
+        rotation = angles_T1E.cos().to(dtype), angles_T1E.sin().to(dtype)
+        hidden_TH = self.weights.embedding_VH[token_ids_T]
+        for index, layer in enumerate(self.weights.layers):
+            trained = None if adapter is None else adapter.layers[index]
+            scale = 0.0 if adapter is None else adapter.scale
+            arguments = (hidden_TH, index, layer, trained, scale, rotation, attend)
+            if checkpoint_layers:
+                hidden_TH = checkpoint(self._layer, *arguments, use_reentrant=False, preserve_rng_state=False)
+                assert isinstance(hidden_TH, torch.Tensor)
+            else:
+                hidden_TH = self._layer(*arguments)
+        return hidden_TH
+
+    def final_norm(self, hidden_XH: torch.Tensor) -> torch.Tensor:
+        """What the head reads."""
+        return rms_norm(hidden_XH, self.weights.final_norm_H, self.spec.norm_epsilon)
+
+    def _layer(
+        self,
+        hidden_TH: torch.Tensor,
+        index: int,
+        layer: LayerWeights,
+        adapter: LayerAdapter | None,
+        scale: float,
+        rotation: tuple[torch.Tensor, torch.Tensor],
+        attend: Attend,
+    ) -> torch.Tensor:
+        epsilon = self.spec.norm_epsilon
+        normed_TH = rms_norm(hidden_TH, layer.input_norm_H, epsilon)
+        queries, keys, values = self._qkv(normed_TH, layer, adapter, scale, rotation)
+        mixed_TN = attend(index, queries, keys, values).flatten(1)
+        hidden_TH = hidden_TH + linear(mixed_TN, layer.output, adapter and adapter.output, scale)
+        normed_TH = rms_norm(hidden_TH, layer.mlp_norm_H, epsilon)
+        gate_up_TI = linear(normed_TH, layer.gate_up, adapter and adapter.gate_up, scale)
+        return hidden_TH + linear(swiglu(gate_up_TI), layer.down, adapter and adapter.down, scale)
+
+    def _qkv(
+        self,
+        normed_TH: torch.Tensor,
+        layer: LayerWeights,
+        adapter: LayerAdapter | None,
+        scale: float,
+        rotation: tuple[torch.Tensor, torch.Tensor],
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        spec = self.spec
+        qkv_TAD = linear(normed_TH, layer.qkv, adapter and adapter.qkv, scale).unflatten(1, (-1, spec.head_dim))
+        queries, keys, values = qkv_TAD.split([spec.num_heads, spec.num_kv_heads, spec.num_kv_heads], dim=1)
+        if layer.query_norm_D is not None and layer.key_norm_D is not None:
+            queries = rms_norm(queries, layer.query_norm_D, spec.norm_epsilon)
+            keys = rms_norm(keys, layer.key_norm_D, spec.norm_epsilon)
+        return rotate(queries, *rotation), rotate(keys, *rotation), values

@@ -1,0 +1,184 @@
+"""The built-in task: arithmetic word problems of one to three steps with small numbers, made up from a seed."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from typing import overload
+
+from groat.tasks.arithmetic_templates import NAMES, TEMPLATES, THINGS, Template
+from groat.types import Message, Problem, UserError
+
+HELD_OUT_PER_LENGTH = 200
+"""Held-out problems for each number of steps."""
+LARGEST_RESULT = 30
+
+Signature = tuple[str, tuple[int, ...]]
+"""Template and numbers: what is left of an exercise when the names and the things are taken away."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exercise:
+    """A problem before it is put into chat turns."""
+
+    text: str
+    solution: str
+    answer: int
+    num_steps: int
+    signature: Signature
+
+
+@dataclass(frozen=True)
+class ArithmeticStream(Sequence[Problem]):
+    """`length` training problems of one seed, each made when it is asked for.
+
+    None repeats the template and numbers of a held-out exercise, whatever the names in it.
+    """
+
+    seed: int
+    num_steps: tuple[int, ...]
+    opening: tuple[Message, ...] = ()
+    length: int = 20_000
+    _taken: frozenset[Signature] = field(
+        default_factory=lambda: _held_out_signatures(), init=False, repr=False, compare=False
+    )
+
+    def __len__(self) -> int:
+        return self.length
+
+    @overload
+    def __getitem__(self, index: int) -> Problem: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Problem]: ...
+    def __getitem__(self, index: int | slice) -> Problem | list[Problem]:
+        if isinstance(index, slice):
+            return [self._problem(position) for position in range(self.length)[index]]
+        return self._problem(range(self.length)[index])
+
+    def _problem(self, position: int) -> Problem:
+        generator = random.Random(f"groat arithmetic train {self.seed} {position}")
+        exercise = _new_exercise(generator, generator.choice(self.num_steps), self._taken)
+        return _problem(f"arithmetic-{self.seed}-{position:05d}", exercise, self.opening)
+
+
+def held_out_arithmetic(num_steps: Collection[int], opening: tuple[Message, ...] = ()) -> tuple[Problem, ...]:
+    """The same problems whatever the training seed; their lengths take turns, so the first ones are a fair share."""
+    by_length = [_held_out_exercises(length) for length in sorted(set(num_steps))]
+    return tuple(
+        _problem(f"arithmetic-held-out-{exercise.num_steps}-{position:03d}", exercise, opening)
+        for position, turn in enumerate(zip(*by_length, strict=True))
+        for exercise in turn
+    )
+
+
+def arithmetic_opening(num_examples: int, system_prompt: str | None = None) -> tuple[Message, ...]:
+    """The turns put before every problem: the system prompt, and worked examples as a chat that went well."""
+    if num_examples > len(WORKED_EXAMPLES):
+        raise UserError(
+            f"task.num_examples is {num_examples}, but the arithmetic task has {len(WORKED_EXAMPLES)} worked examples: "
+            f"use {len(WORKED_EXAMPLES)} or fewer"
+        )
+    turns: list[Message] = [] if system_prompt is None else [{"role": "system", "content": system_prompt}]
+    for problem, solution in WORKED_EXAMPLES[:num_examples]:
+        turns += [{"role": "user", "content": problem}, {"role": "assistant", "content": solution}]
+    return tuple(turns)
+
+
+# Their names and things are in no generated problem. The first three show all lengths and all operations.
+WORKED_EXAMPLES = (
+    ("Ada had 9 pears and ate 4. How many pears are left?", "9 - 4 = 5\nAnswer: 5"),
+    (
+        "Ben has 3 jars with 4 shells in each and finds 5 more shells. How many shells does Ben have?",
+        "3 * 4 = 12\n12 + 5 = 17\nAnswer: 17",
+    ),
+    (
+        "Cleo has 6 ribbons, buys 8 more and loses 2. 3 friends share the rest equally. "
+        "How many ribbons does each friend get?",
+        "6 + 8 = 14\n14 - 2 = 12\n12 / 3 = 4\nAnswer: 4",
+    ),
+    ("Dora picked 7 plums and 6 figs. How many fruits did Dora pick?", "7 + 6 = 13\nAnswer: 13"),
+    (
+        "5 cousins share 20 grapes equally. Each then eats 1. How many grapes does each cousin have left?",
+        "20 / 5 = 4\n4 - 1 = 3\nAnswer: 3",
+    ),
+    (
+        "Gus has 2 trays of 9 muffins. He sells 7 and bakes 4 more. How many muffins does Gus have?",
+        "2 * 9 = 18\n18 - 7 = 11\n11 + 4 = 15\nAnswer: 15",
+    ),
+)
+
+
+def _problem(identity: str, exercise: Exercise, opening: tuple[Message, ...]) -> Problem:
+    return Problem(
+        id=identity,
+        prompt=(*opening, {"role": "user", "content": exercise.text}),
+        columns={
+            "answer": str(exercise.answer),
+            "num_steps": exercise.num_steps,
+            "solution": exercise.solution,
+        },
+    )
+
+
+def _held_out_exercises(num_steps: int) -> list[Exercise]:
+    generator = random.Random(f"groat arithmetic held-out {num_steps}")
+    exercises: list[Exercise] = []
+    taken: set[Signature] = set()
+    while len(exercises) < HELD_OUT_PER_LENGTH:
+        exercises.append(_new_exercise(generator, num_steps, taken))
+        taken.add(exercises[-1].signature)
+    return exercises
+
+
+def _held_out_signatures() -> frozenset[Signature]:
+    return frozenset(exercise.signature for num_steps in TEMPLATES for exercise in _held_out_exercises(num_steps))
+
+
+def _new_exercise(generator: random.Random, num_steps: int, taken: Collection[Signature]) -> Exercise:
+    while True:
+        template = generator.choice(TEMPLATES[num_steps])
+        numbers = tuple(_number(generator, template.operations, place) for place in range(num_steps + 1))
+        results = _results(template.operations, numbers)
+        if results is not None and (template.text, numbers) not in taken:
+            return _exercise(generator, template, numbers, results)
+
+
+def _number(generator: random.Random, operations: str, place: int) -> int:
+    """Place 0 holds the number that is there at the start; place n the number of step n."""
+    if place == 0:
+        low, high = {"+": (2, 15), "-": (5, 20), "*": (2, 5), "/": (4, 30)}[operations[0]]
+    else:
+        low, high = {"+": (2, 9), "-": (2, 9), "*": (2, 6), "/": (2, 5)}[operations[place - 1]]
+    return generator.randint(low, high)
+
+
+def _results(operations: str, numbers: tuple[int, ...]) -> list[int] | None:
+    """The result of every step; None when one of them is not a whole number from 1 to LARGEST_RESULT."""
+    results: list[int] = []
+    value = numbers[0]
+    for operation, number in zip(operations, numbers[1:], strict=True):
+        if operation == "/" and value % number:
+            return None
+        value = {"+": value + number, "-": value - number, "*": value * number, "/": value // number}[operation]
+        if not 1 <= value <= LARGEST_RESULT:
+            return None
+        results.append(value)
+    return results
+
+
+def _exercise(generator: random.Random, template: Template, numbers: tuple[int, ...], results: list[int]) -> Exercise:
+    name, friend = generator.sample(NAMES, 2)
+    words = dict(zip("abcd", numbers, strict=False))
+    before = (numbers[0], *results)
+    steps = [
+        f"{before[place]} {operation} {numbers[place + 1]} = {results[place]}"
+        for place, operation in enumerate(template.operations)
+    ]
+    return Exercise(
+        text=template.text.format(name=name, friend=friend, things=generator.choice(THINGS), **words),
+        solution="\n".join([*steps, f"Answer: {results[-1]}"]),
+        answer=results[-1],
+        num_steps=len(results),
+        signature=(template.text, numbers),
+    )

@@ -1,0 +1,149 @@
+"""A task: the problems to train on, the held-out ones, the rewards, and what counts as a right answer."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from groat.config.tree import TaskConfig
+from groat.tasks.arithmetic import ArithmeticStream, arithmetic_opening, held_out_arithmetic
+from groat.tasks.reward_arguments import Answers, check_arguments
+from groat.tasks.reward_loading import GivenFunctions, reward_functions
+from groat.tasks.rewards import Grader, RewardFunction
+from groat.tasks.rows import problems_from_rows, read_jsonl, split_held_out
+from groat.tasks.verifiers import answer_match, correct_answer, has_correct_answer, is_answer_match, written_steps
+from groat.types import Problem, UserError
+
+logger = logging.getLogger("groat")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What a run is trained on."""
+
+    name: str
+    train: Sequence[Problem]
+    held_out: Sequence[Problem]
+    """The same whatever the seed."""
+    rewards: tuple[RewardFunction, ...]
+    is_correct: Callable[[Problem, str], bool]
+    """How evaluation judges a text: by the answer; for rows with reward functions of their own, the first one gives
+    1 or more (it is called with that one completion, and with no completion ids)."""
+
+
+def build_task(config: TaskConfig, seed: int) -> Task:
+    """`seed` chooses the training problems (arithmetic) or their order (.jsonl)."""
+    if config.name == "arithmetic":
+        return _arithmetic(config, seed)
+    if not config.name.endswith(".jsonl"):
+        raise UserError(
+            f"task.name is {config.name!r}: use arithmetic, or a .jsonl file of rows with a `prompt` column"
+        )
+    train = problems_from_rows(read_jsonl(config.name), config.name, config.system_prompt)
+    if config.eval_name is None:
+        train, held_out = split_held_out(train, config.eval_fraction)
+    else:
+        held_out = problems_from_rows(read_jsonl(config.eval_name), config.eval_name, config.system_prompt)
+        _warn_of_overlap(train, held_out, config.eval_name)
+    rewards, is_correct = _judges(
+        train, held_out, config.reward_funcs, config.reward_weights, config.reward_timeout_seconds
+    )
+    name = Path(config.name).stem
+    return Task(name=name, train=_shuffled(train, seed), held_out=held_out, rewards=rewards, is_correct=is_correct)
+
+
+def task_from_rows(
+    rows: Iterable[Mapping[str, Any]],
+    eval_rows: Iterable[Mapping[str, Any]] | None = None,
+    reward_funcs: GivenFunctions = (),
+    reward_weights: Sequence[float] | None = None,
+    *,
+    name: str = "rows",
+    seed: int | None = None,
+    reward_timeout_seconds: float = 60.0,
+) -> Task:
+    """A task from Python: any iterable of mappings with TRL's columns, such as a `datasets.Dataset`.
+
+    `prompt` is text or chat turns; reward functions get the other columns by name. Without reward functions each row
+    needs an `answer`. A seed shuffles the training rows; None keeps their order.
+    """
+    train = problems_from_rows(rows, name)
+    held_out: tuple[Problem, ...] = ()
+    if eval_rows is not None:
+        held_out = problems_from_rows(eval_rows, f"{name} (held out)")
+        _warn_of_overlap(train, held_out, f"{name} (held out)")
+    rewards, is_correct = _judges(train, held_out, reward_funcs, reward_weights, reward_timeout_seconds)
+    ordered = train if seed is None else _shuffled(train, seed)
+    return Task(name=name, train=ordered, held_out=held_out, rewards=rewards, is_correct=is_correct)
+
+
+def _arithmetic(config: TaskConfig, seed: int) -> Task:
+    opening = arithmetic_opening(config.num_examples, config.system_prompt)
+    num_steps = tuple(sorted(set(config.num_steps)))
+    rewards = (
+        RewardFunction(name="correct_answer", function=correct_answer, weight=1.0),
+        RewardFunction(name="written_steps", function=written_steps, weight=0.1),
+    )
+    if config.reward_funcs:
+        columns = ("answer", "num_steps", "solution")
+        rewards = reward_functions(config.reward_funcs, config.reward_weights, columns)
+    return Task(
+        name="arithmetic",
+        train=ArithmeticStream(seed, num_steps, opening),
+        held_out=held_out_arithmetic(num_steps, opening),
+        rewards=rewards,
+        is_correct=lambda problem, text: has_correct_answer(text, problem.columns["answer"]),
+    )
+
+
+def _judges(
+    train: Sequence[Problem],
+    held_out: Sequence[Problem],
+    functions: GivenFunctions,
+    weights: Sequence[float] | None,
+    timeout_seconds: float,
+) -> tuple[tuple[RewardFunction, ...], Callable[[Problem, str], bool]]:
+    if not functions:
+        _check_answers((*train, *held_out))
+        rewards = (RewardFunction(name="answer_match", function=answer_match),)
+        return rewards, lambda problem, text: is_answer_match(text, problem.columns["answer"])
+    rewards = reward_functions(functions, weights, _columns(train))
+    if held_out:
+        check_arguments(rewards[0].name, rewards[0].function, _columns(held_out))
+    grader = Grader(rewards[:1], timeout_seconds)
+    return rewards, partial(_is_rewarded, grader)
+
+
+def _is_rewarded(grader: Grader, problem: Problem, text: str) -> bool:
+    """None, not applicable, counts as wrong."""
+    [value] = grader.values(Answers(problems=[problem], texts=[text], token_ids=[()]))[grader.functions[0].name]
+    return value is not None and value >= 1
+
+
+def _check_answers(problems: Sequence[Problem]) -> None:
+    for problem in problems:
+        if problem.columns.get("answer") is None:
+            raise UserError(
+                f"row {problem.id} has no `answer`, only {', '.join(problem.columns) or 'a prompt'}, and there are no "
+                "reward functions: name some in task.reward_funcs, or give every row an `answer`"
+            )
+
+
+def _columns(problems: Sequence[Problem]) -> set[str]:
+    return {name for problem in problems for name in problem.columns}
+
+
+def _warn_of_overlap(train: Sequence[Problem], held_out: Sequence[Problem], source: str) -> None:
+    trained_on = {str(problem.prompt) for problem in train}
+    num_shared = sum(str(problem.prompt) in trained_on for problem in held_out)
+    if num_shared:
+        logger.warning("%s: %d of %d prompts are also trained on", source, num_shared, len(held_out))
+
+
+def _shuffled(problems: Sequence[Problem], seed: int) -> tuple[Problem, ...]:
+    return tuple(random.Random(seed).sample(problems, len(problems)))

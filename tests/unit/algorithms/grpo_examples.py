@@ -1,0 +1,114 @@
+"""Small steps for the tests of GRPO. A completion's token ids are its row in the step, so it can be found again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from groat.algorithms.base import Forward
+from groat.algorithms.grpo import GRPO
+from groat.batching import Targets
+from groat.config.tree import GRPOAlgorithmConfig
+from groat.types import Completion, FinishReason, Group, Problem, Prompt, Reward, Sample
+
+
+def a_prompt(name: str = "p") -> Prompt:
+    return Prompt(problem=Problem(id=name, prompt="?"), token_ids=(7, 8))
+
+
+def a_completion(length: int = 2, *, row: int = 0, truncated: bool = False) -> Completion:
+    return Completion(
+        token_ids=(row,) * length,
+        sampler_logprobs=(-1.0,) * length,
+        policy_logprobs=(-1.0,) * length,
+        text="",
+        finish_reason=FinishReason.LENGTH if truncated else FinishReason.STOP,
+        policy_version=0,
+    )
+
+
+def a_group(rewards: Sequence[float], completions: Sequence[Completion] | None = None) -> Group:
+    return Group(
+        prompt=a_prompt(),
+        completions=tuple(completions or [a_completion(row=row) for row in range(len(rewards))]),
+        rewards=tuple(Reward(total=reward, parts={"f": reward}) for reward in rewards),
+    )
+
+
+def grpo(max_completion_length: int = 10, **config: object) -> GRPO:
+    return GRPO(GRPOAlgorithmConfig(**config), max_completion_length)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """The completions of one step, padded: B rows of L tokens."""
+
+    groups: tuple[Group, ...]
+    rewards_B: Tensor
+    mask_BL: Tensor
+    truncated_B: Tensor
+    logprobs_BL: Tensor
+    old_logprobs_BL: Tensor
+    sampler_logprobs_BL: Tensor
+    reference_logprobs_BL: Tensor
+
+
+def random_step(seed: int = 0, num_groups: int = 4, group_size: int = 3, longest: int = 6) -> Step:
+    """The first group has no contrast, and about a third of the completions are truncated."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = num_groups * group_size
+    lengths_B = torch.randint(1, longest + 1, (rows,), generator=generator)
+    truncated_B = torch.rand(rows, generator=generator) < 1 / 3
+    rewards = torch.randint(0, 3, (num_groups, group_size), generator=generator).double() / 10
+    rewards[0] = 0.1
+    rewards[1:, 0] = 0.7
+
+    def noise(scale: float) -> Tensor:
+        return scale * torch.randn(rows, longest, dtype=torch.float64, generator=generator)
+
+    logprobs_BL = -1.5 + noise(0.5)
+    old_logprobs_BL = logprobs_BL + noise(0.5)
+    completions = [a_completion(int(lengths_B[row]), row=row, truncated=bool(truncated_B[row])) for row in range(rows)]
+    return Step(
+        groups=tuple(
+            a_group(rewards[index].tolist(), completions[index * group_size : (index + 1) * group_size])
+            for index in range(num_groups)
+        ),
+        rewards_B=rewards.flatten(),
+        mask_BL=torch.arange(longest) < lengths_B[:, None],
+        truncated_B=truncated_B,
+        logprobs_BL=logprobs_BL.requires_grad_(),
+        old_logprobs_BL=old_logprobs_BL.detach(),
+        sampler_logprobs_BL=(old_logprobs_BL + noise(0.8)).detach(),
+        reference_logprobs_BL=(logprobs_BL + noise(0.5)).detach(),
+    )
+
+
+def packed(step: Step, samples: Sequence[Sample], *, old_is_known: bool = True) -> tuple[Forward, Targets]:
+    """One micro-batch of these samples, laid end to end; logprobs keep their way back to the step's."""
+    places = [(sample.completion.token_ids[0], i) for sample in samples for i in range(sample.num_tokens)]
+    row_N, column_N = (torch.tensor(part) for part in zip(*places, strict=True))
+    lengths = [sample.num_tokens for sample in samples]
+    targets = Targets(
+        token_ids_N=row_N,
+        sequence_N=torch.repeat_interleave(torch.arange(len(samples)), torch.tensor(lengths)),
+        advantages_N=torch.tensor([a for sample in samples for a in sample.advantages], dtype=torch.float64),
+        sampler_logprobs_N=step.sampler_logprobs_BL[row_N, column_N],
+        old_logprobs_N=step.old_logprobs_BL[row_N, column_N] if old_is_known else None,
+        reference_logprobs_N=step.reference_logprobs_BL[row_N, column_N],
+        lengths_S=torch.tensor(lengths, dtype=torch.float64),
+    )
+    return Forward(logprobs_N=step.logprobs_BL[row_N, column_N]), targets
+
+
+def step_loss(algorithm: GRPO, step: Step, *, old_is_known: bool = True) -> Tensor:
+    """The whole step as one micro-batch."""
+    credit = algorithm.assign_credit(step.groups)
+    return algorithm.loss(*packed(step, credit.samples, old_is_known=old_is_known), credit.totals).total
+
+
+def gradient(loss: Tensor, step: Step) -> Tensor:
+    return torch.autograd.grad(loss, step.logprobs_BL)[0]

