@@ -1,7 +1,7 @@
 """Attention over trees of tokens: a shared prefix is computed once, whatever hangs from it attends to it.
 
-Tokens lie flat in depth-first order, so everything below a node is one range of rows right behind it. A node's keys are
-then attended by one rectangle of queries: its own rows causally, all rows below it in full. Partial results over several
+Tokens lie flat in depth-first order, so everything below a node is one range of rows right behind it. A node's keys
+are then attended by one rectangle of queries: its own rows causally, all rows below it in full. Partial results over several
 nodes are merged by their log-sum-exp, as in FlashAttention (arXiv:2205.14135) and its distributed relatives.
 """
 
@@ -38,7 +38,7 @@ def attend_block(
 def attend_block_by_matmul(
     queries_RAD: torch.Tensor, keys_LKD: torch.Tensor, values_LKD: torch.Tensor, causal: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The same in plain matmuls, for devices without the fused kernel (not run on a GPU). Holds the [A, R, L] scores."""
+    """The same in plain matmuls, for devices without the fused kernel (not run on a GPU); holds [A, R, L] scores."""
     scores_ARL = _scores(queries_RAD, keys_LKD, causal)
     lse_AR = scores_ARL.logsumexp(-1)
     weights_ARL = (scores_ARL - lse_AR[..., None]).exp()

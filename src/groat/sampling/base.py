@@ -15,6 +15,11 @@ Progress = Callable[[int, int], None]
 """Called now and then with (tokens drawn, completions finished) since the last call."""
 
 
+def no_progress(tokens: int, finished: int) -> None:
+    """Nobody is watching."""
+    del tokens, finished
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParams:
     """How many completions of each prompt, and how each token is drawn."""
@@ -58,7 +63,7 @@ class Sampler(Protocol):
         adapter: Adapter | None,
         params: SamplingParams,
         seeds: Sequence[int],
-        progress: Progress = lambda tokens, finished: None,
+        progress: Progress = no_progress,
     ) -> list[Group]:
         """One group per prompt, in order, under this adapter; every completion carries its version.
 

@@ -95,7 +95,7 @@ ENDLESS = [
     "{% set ns = namespace(s='a') %}{% for i in range(60) %}{% set ns.s %}{{ ns.s }}{{ ns.s }}{% endset %}{% endfor %}",
     "{% for i in range(99999) recursive %}{{ loop(range(99999)) }}{% endfor %}",
     "{% set ns = namespace(s='a') %}{% for i in range(60) %}{% set ns.s = [ns.s, ns.s] %}{% endfor %}{{ ns.s }}",
-    "{% set n = namespace(s=1) %}{% for i in range(60) %}{% set n.s = {1: n.s, 2: n.s} %}{% endfor %}{{ n.s | tojson }}",
+    "{% set n = namespace(s=1) %}{% for i in range(60) %}{% set n.s = {1: n.s, 2: n.s} %}{% endfor %}{{ n.s|tojson }}",
     "{% set big = 'a' * 8000000 %}{{ [big] * 8000000 }}",
     "{% set big = 'a' * 8000000 %}{{ '' ~ [big] * 8000000 }}",
     "{% set big = 'a' * 8000000 %}{{ big | replace('a', big) }}{{ big.join(big) }}",

@@ -285,7 +285,7 @@ def test_text_is_cut_as_transformers_cuts_it_for_the_same_names():
     from groat.model.gguf_tokenizer import _LLAMA3_SPLIT, _QWEN2_SPLIT
 
     assert GGUF_PRE_TOKENIZER_SPLITS["llama-bpe"] == _LLAMA3_SPLIT
-    assert _QWEN2_SPLIT == GGUF_PRE_TOKENIZER_SPLITS["qwen2"]
+    assert GGUF_PRE_TOKENIZER_SPLITS["qwen2"] == _QWEN2_SPLIT
 
 
 @pytest.mark.slow

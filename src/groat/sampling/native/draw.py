@@ -35,10 +35,7 @@ def draw(
         logits_SV = logits_SV.div_(params.temperature)
     policy_lse_S = logits_SV.logsumexp(-1)
     kept_SV = _restricted(logits_SV, params, seen, barred)
-    if params.temperature == 0:
-        token_ids_S = kept_SV.argmax(-1)
-    else:
-        token_ids_S = _from_uniforms(kept_SV, uniforms_S)
+    token_ids_S = kept_SV.argmax(-1) if params.temperature == 0 else _from_uniforms(kept_SV, uniforms_S)
     chosen_S1 = token_ids_S[:, None]
     policy_logprobs_S = logits_SV.gather(1, chosen_S1)[:, 0] - policy_lse_S
     if kept_SV is logits_SV:

@@ -99,7 +99,9 @@ class Prefixes:
         for index in batch:
             node = self._forest.nodes[index]
             ancestors = self._forest.ancestors[index]
-            inside = [self._forest.nodes[n] for n in batch if node.start <= self._forest.nodes[n].start < node.subtree_end]
+            inside = [
+                self._forest.nodes[n] for n in batch if node.start <= self._forest.nodes[n].start < node.subtree_end
+            ]
             start, size = len(rows), sum(other.end - other.start for other in inside)
             computed = [ancestor for ancestor in ancestors if ancestor in self._kv]
             is_top = len(computed) == len(ancestors)

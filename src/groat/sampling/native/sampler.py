@@ -5,7 +5,7 @@ Left out so far: int8 compute, paging of the completions' keys and values, specu
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -16,7 +16,7 @@ from groat.model.attention import attend_block, merge
 from groat.model.decoder import Decoder
 from groat.model.lora import Adapter
 from groat.model.tokenizer import Tokenizer
-from groat.sampling.base import Progress, SamplingParams
+from groat.sampling.base import Progress, SamplingParams, no_progress
 from groat.sampling.native.cache import SuffixArena
 from groat.sampling.native.draw import draw
 from groat.sampling.native.prefill import Prefixes
@@ -50,7 +50,7 @@ class NativeSampler:
         self._is_awake = False
 
     @contextmanager
-    def awake(self) -> Iterator[None]:
+    def awake(self) -> Generator[None]:
         self._is_awake = True
         try:
             yield
@@ -64,7 +64,7 @@ class NativeSampler:
         adapter: Adapter | None,
         params: SamplingParams,
         seeds: Sequence[int],
-        progress: Progress = lambda tokens, finished: None,
+        progress: Progress = no_progress,
     ) -> list[Group]:
         assert self._is_awake, "sample outside of `with sampler.awake()`"
         for prompt in prompts:
@@ -204,9 +204,7 @@ class _Rollout:
         self._arrange_slots()
         attention = _DecodeAttention(self._prefixes, self._arena, self._live)
         token_ids = torch.tensor([sequence.token_ids[-1] for sequence in self._live])
-        positions = torch.tensor(
-            [len(self._prompts[s.prompt].token_ids) + len(s.token_ids) - 1 for s in self._live]
-        )
+        positions = torch.tensor([len(self._prompts[s.prompt].token_ids) + len(s.token_ids) - 1 for s in self._live])
         return self._decoder.hidden(token_ids, positions, attention, self._adapter)
 
     def _arrange_slots(self) -> None:

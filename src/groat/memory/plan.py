@@ -1,0 +1,115 @@
+"""How memory will be spent: what the user asked for becomes a MemoryPlan.
+
+The plan covers the learner and the sampler in fp32. Storage kinds, a guard and offload are not there yet, so a
+budget is planned for and reported, but not enforced while the run goes on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+
+from groat.config.sizes import parse_size
+from groat.config.tree import RunConfig
+from groat.memory.sizes import (
+    FRAMEWORK,
+    adapter_bytes,
+    head_chunk_bytes,
+    kv_bytes,
+    layer_activation_bytes,
+    layer_input_bytes,
+    layer_workspace_bytes,
+    weight_bytes,
+)
+from groat.model.spec import ModelSpec
+from groat.types import UserError
+
+_MICROBATCHES = (4096, 2048, 1024, 512, 256)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryPlan:
+    """What was decided, and the bytes it is expected to take: phase -> component -> bytes."""
+
+    microbatch_tokens: int
+    head_chunk_tokens: int
+    checkpoint_layers: bool
+    max_concurrent: int
+    phases: Mapping[str, Mapping[str, int]]
+
+    @property
+    def peak_bytes(self) -> int:
+        return max(sum(components.values()) for components in self.phases.values())
+
+    def to_json(self) -> str:
+        """The plan as it is kept in a run's folder."""
+        return json.dumps({**asdict(self), "peak_bytes": self.peak_bytes}, indent=2) + "\n"
+
+
+def plan_memory(config: RunConfig, spec: ModelSpec) -> MemoryPlan:
+    """The fastest plan that fits the budget; without one, the plan that keeps activations within the weights' size.
+
+    UserError with the smallest budget that can be kept, if this one cannot.
+    """
+    plans = list(_candidates(config, spec))
+    if config.memory.budget is None:
+        modest = weight_bytes(spec)
+        return next((plan for plan in plans if _activations(plan) <= modest), plans[-1])
+    budget = parse_size(config.memory.budget)
+    fitting = next((plan for plan in plans if plan.peak_bytes <= budget), None)
+    if fitting is None:
+        smallest = min(plan.peak_bytes for plan in plans)
+        raise UserError(
+            f"memory.budget {config.memory.budget} cannot be kept: the smallest that can is "
+            f"{smallest / 2**30:.2f}GiB. Shorter completions (sampling.max_completion_length), fewer of them side by "
+            "side (sampling.max_concurrent), a smaller lora.r or a smaller model lower it"
+        )
+    return fitting
+
+
+def _candidates(config: RunConfig, spec: ModelSpec) -> Iterator[MemoryPlan]:
+    """From fastest to smallest: whole micro-batches before small ones, all sequences at once before few."""
+    asked, kept = config.memory.microbatch_tokens, config.memory.gradient_checkpointing
+    concurrent = min(config.sampling.max_concurrent, _most_sequences(config))
+    while True:
+        for checkpoint_layers in (True,) if kept is None else (kept,):
+            for tokens in _MICROBATCHES if asked is None else (asked,):
+                yield _plan(config, spec, tokens, checkpoint_layers, concurrent)
+        if concurrent <= 8:
+            return
+        concurrent //= 2
+
+
+def _plan(config: RunConfig, spec: ModelSpec, tokens: int, checkpoint_layers: bool, concurrent: int) -> MemoryPlan:
+    adapter = adapter_bytes(spec, config.lora.r)
+    held = {"framework": FRAMEWORK, "weights": weight_bytes(spec), "adapter": adapter, "optimizer": 2 * adapter}
+    layers_kept = 1 if checkpoint_layers else spec.num_layers
+    chunk = config.memory.head_chunk_tokens
+    sample = {
+        "kv": kv_bytes(spec) * concurrent * config.sampling.max_completion_length,
+        "logits": 3 * 4 * concurrent * spec.vocab_size,
+    }
+    learn = {
+        "gradients": adapter,
+        "layer inputs": layer_input_bytes(spec) * tokens if checkpoint_layers else 0,
+        "activations": (layers_kept * layer_activation_bytes(spec) + layer_workspace_bytes(spec)) * tokens,
+        "head": head_chunk_bytes(spec, chunk),
+    }
+    return MemoryPlan(
+        microbatch_tokens=tokens,
+        head_chunk_tokens=chunk,
+        checkpoint_layers=checkpoint_layers,
+        max_concurrent=concurrent,
+        phases={"SAMPLE": held | sample, "LEARN": held | learn},
+    )
+
+
+def _activations(plan: MemoryPlan) -> int:
+    return plan.phases["LEARN"]["layer inputs"] + plan.phases["LEARN"]["activations"]
+
+
+def _most_sequences(config: RunConfig) -> int:
+    """More sequences than a step or an evaluation has are never decoded."""
+    evaluated = config.evaluation.num_problems * config.evaluation.num_samples
+    return max(config.training.generation_batch_size, evaluated)

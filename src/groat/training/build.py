@@ -1,0 +1,84 @@
+"""From a RunConfig to the parts of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from groat.algorithms.registry import build_algorithm
+from groat.config.tree import RunConfig
+from groat.learning.learner import Learner, LearnerPlan
+from groat.memory.plan import MemoryPlan, plan_memory
+from groat.model.decoder import Decoder
+from groat.model.load import LoadedModel, load_model
+from groat.model.lora import new_adapter
+from groat.model.tokenizer import Tokenizer
+from groat.sampling.base import SamplingParams
+from groat.sampling.native.sampler import NativeSampler
+from groat.tasks.rewards import Grader
+from groat.tasks.task import Task, build_task
+from groat.training.step import Parts
+from groat.types import Problem, Prompt, UserError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Built:
+    """Everything a run works with."""
+
+    model: LoadedModel
+    task: Task
+    held_out: tuple[Prompt, ...]
+    parts: Parts
+    plan: MemoryPlan
+    num_trained: int
+
+
+def build(config: RunConfig, task: Task | None = None) -> Built:
+    """Load the model, make the task, plan memory, and put the parts together; nothing is trained yet."""
+    task = build_task(config.task, config.seed) if task is None else task
+    model = load_model(config.model)
+    plan = plan_memory(config, model.spec)
+    decoder = Decoder(model.spec, model.weights)
+    adapter = new_adapter(model.spec, config.lora, torch.Generator().manual_seed(config.seed))
+    algorithm = build_algorithm(config.algorithm, config.sampling.max_completion_length)
+    learner = Learner(
+        decoder,
+        adapter,
+        LearnerPlan(
+            microbatch_tokens=plan.microbatch_tokens,
+            head_chunk_tokens=plan.head_chunk_tokens,
+            checkpoint_layers=plan.checkpoint_layers,
+        ),
+        config.training,
+        temperature=config.sampling.temperature,
+        num_updates=config.training.max_steps * config.algorithm.num_iterations,
+    )
+    parts = Parts(
+        encode=lambda problems: encode(problems, model.tokenizer),
+        sampler=NativeSampler(decoder, model.tokenizer, max_concurrent=plan.max_concurrent),
+        sampling=SamplingParams.from_config(config.sampling),
+        grader=Grader(task.rewards, config.task.reward_timeout_seconds),
+        algorithm=algorithm,
+        learner=learner,
+    )
+    held_out = task.held_out[: config.evaluation.num_problems]
+    if config.evaluation.num_problems and not held_out:
+        raise UserError(
+            f"task {task.name} has no held-out problems to evaluate on: give task.eval_name a file, raise "
+            "task.eval_fraction, or turn evaluation off with evaluation.num_problems 0"
+        )
+    return Built(
+        model=model,
+        task=task,
+        held_out=tuple(encode(held_out, model.tokenizer)),
+        parts=parts,
+        plan=plan,
+        num_trained=sum(tensor.numel() for tensor in adapter.named_tensors().values()),
+    )
+
+
+def encode(problems: Sequence[Problem], tokenizer: Tokenizer) -> list[Prompt]:
+    """Render and encode every problem's prompt."""
+    return [Prompt(problem=problem, token_ids=tuple(tokenizer.encode_prompt(problem.prompt))) for problem in problems]

@@ -1,0 +1,62 @@
+"""Which phase a run is in: shown on the console, timed, and left at once when the user asks to stop."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections import defaultdict
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from types import FrameType
+
+from groat.tracking.console import Console
+
+
+class Stopped(Exception):  # noqa: N818 - not an error: the user asked for it
+    """Raised in an interruptible phase after SIGINT or SIGTERM."""
+
+
+class Phases:
+    """Times every phase and shows its progress; `seconds` adds up per phase name."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+        self.stop_requested = False
+
+    @contextmanager
+    def phase(
+        self, name: str, total: int | None = None, unit: str = "", *, interruptible: bool = False
+    ) -> Generator[Callable[[int], None]]:
+        """Yields a function to call with what has been done since the last call."""
+        started = time.perf_counter()
+        with self._console.phase(name, total, unit) as shown:
+
+            def done(num: int) -> None:
+                shown.advance(num)
+                if interruptible and self.stop_requested:
+                    raise Stopped
+
+            yield done
+        self.seconds[name] += time.perf_counter() - started
+
+    @contextmanager
+    def stopping_on_signals(self) -> Generator[None]:
+        """SIGINT and SIGTERM ask to stop after the step; a second SIGINT aborts. Only in the main thread."""
+
+        def request(number: int, _: FrameType | None) -> None:
+            if self.stop_requested and number == signal.SIGINT:
+                raise KeyboardInterrupt
+            self.stop_requested = True
+            self._console.note("Stopping after this step; the run is saved. Ctrl-C again to abort at once.")
+
+        try:
+            before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+        except ValueError:  # not the main thread, where signals cannot be handled
+            yield
+            return
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)

@@ -1,0 +1,322 @@
+"""A run: build the parts, evaluate, train step by step, evaluate again, and leave everything in one folder."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from groat.config.load import read_yaml, to_yaml
+from groat.config.tree import RunConfig
+from groat.learning.learner import Learner
+from groat.memory.measure import gib, peak_bytes, resident_bytes
+from groat.model.peft_files import save_peft
+from groat.tasks.task import Task
+from groat.tracking.before_after import paired_answers
+from groat.tracking.console import Console
+from groat.tracking.folder import RunFolder, numbered_output_dir, write_atomically
+from groat.tracking.lock import RunLock
+from groat.tracking.rows import Evaluation, RolloutRow
+from groat.tracking.store import RunStore
+from groat.training.build import Built, build
+from groat.training.checkpoint import Progress, newest_checkpoint, save_checkpoint
+from groat.training.checks import check_logprob_difference, check_policy_canary, logprob_metrics
+from groat.training.evaluate import evaluate
+from groat.training.phases import Phases, Stopped
+from groat.training.step import StepResult, step_problems, step_seeds, train_step
+from groat.types import UserError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """How a run ended; written to summary.json."""
+
+    finished: bool
+    output_dir: str
+    steps: int
+    train_seconds: float
+    """Sampling, rewards, learning and checkpoints; not loading, not evaluation."""
+    peak_gib: float
+    predicted_peak_gib: float
+    budget: str | None
+    accuracy_before: Evaluation | None
+    """avg@k at the sampling temperature."""
+    accuracy_after: Evaluation | None
+    greedy_before: Evaluation | None
+    greedy_after: Evaluation | None
+
+
+def train(config: RunConfig, console: Console, task: Task | None = None) -> Summary:
+    """Start a run in a new folder. `task` replaces the configured one (the Python API's datasets and functions)."""
+    path = numbered_output_dir(config.output_dir, config.model.name, config.task.name)
+    config = replace(config, output_dir=str(path))
+    folder = RunFolder.create(path)
+    with RunLock(folder.path):
+        write_atomically(folder.config_path, to_yaml(config).encode())
+        return _run(config, folder, console, task)
+
+
+def resume(run_folder: Path, console: Console, max_steps: int | None = None, task: Task | None = None) -> Summary:
+    """Go on with a run from its newest complete checkpoint, bit for bit as if it had never stopped."""
+    folder = RunFolder.open(run_folder)
+    with RunLock(folder.path):
+        config = replace(read_yaml(folder.config_path), output_dir=str(run_folder))
+        if max_steps is not None:
+            config = replace(config, training=replace(config.training, max_steps=max_steps))
+            write_atomically(folder.config_path, to_yaml(config).encode())
+        return _run(config, folder, console, task)
+
+
+def _run(config: RunConfig, folder: RunFolder, console: Console, task: Task | None) -> Summary:
+    phases = Phases(console)
+    with phases.stopping_on_signals(), RunStore(folder.store_path) as store:
+        with phases.phase("load"):
+            built = build(config, task)
+        write_atomically(folder.plan_path, built.plan.to_json().encode())
+        run = _Run(config, folder, console, phases, store, built)
+        try:
+            run.restore()
+            run.train()
+        except Stopped:
+            pass
+        except UserError as error:
+            store.record_event(run.step, "error", str(error))
+            run.save()
+            raise type(error)(f"{error}. The run is saved in {folder.path}: groat resume {folder.path}") from error
+        return run.close()
+
+
+class _Run:
+    """A run under way: which step it is at, and what it has cost so far."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        folder: RunFolder,
+        console: Console,
+        phases: Phases,
+        store: RunStore,
+        built: Built,
+    ) -> None:
+        self._config = config
+        self._folder = folder
+        self._console = console
+        self._phases = phases
+        self._store = store
+        self._built = built
+        self._learner: Learner = built.parts.learner
+        self._train_seconds = 0.0
+        self._earlier_peak = 0
+        self._saved_step: int | None = None
+        self.step = 0
+
+    def restore(self) -> None:
+        """Take up the newest checkpoint, if there is one, and forget what came after it."""
+        checkpoint = newest_checkpoint(self._folder.checkpoints, lambda words: self._event("checkpoint", words))
+        if checkpoint is not None:
+            progress = checkpoint.progress
+            self._learner.restore(checkpoint.tensors, progress.policy_version)
+            self.step = self._saved_step = progress.step
+            self._train_seconds, self._earlier_peak = progress.train_seconds, progress.peak_bytes
+            self._console.note(f"Going on from the checkpoint of step {self.step}")
+        self._store.forget_after(self.step)
+
+    def train(self) -> None:
+        """Evaluate, then step until all steps are done or the user asks to stop."""
+        config = self._config
+        self._announce()
+        if self.step == 0:
+            if config.checks.policy_canary:
+                first = self._built.parts.encode([self._built.task.train[0]])[0]
+                check_policy_canary(self._built.parts.sampler, first, self._learner.adapter, self._built.parts.sampling)
+        self._evaluate_if_due()
+        if self.step < config.training.max_steps:
+            self._console.start_run(config.training.max_steps, self.step + 1)
+        while self.step < config.training.max_steps:
+            self._one_step()
+            if self.step % config.training.save_steps == 0 or self.step == config.training.max_steps:
+                self.save()
+            if self._phases.stop_requested:
+                self.save()
+                raise Stopped
+            self._evaluate_if_due()
+
+    def save(self) -> None:
+        """Write a checkpoint of the last finished step, unless there is one."""
+        if self._saved_step == self.step or self.step == 0:
+            return
+        started = time.perf_counter()
+        with self._phases.phase("save"):
+            save_checkpoint(
+                self._folder.checkpoints,
+                Progress(
+                    step=self.step,
+                    policy_version=self._learner.adapter.version,
+                    train_seconds=self._train_seconds,
+                    peak_bytes=self._peak_bytes,
+                ),
+                self._learner.state(),
+                self._config.training.save_total_limit,
+                self._store.flush,
+            )
+        self._saved_step = self.step
+        self._train_seconds += time.perf_counter() - started
+
+    def close(self) -> Summary:
+        """Leave adapter and summary behind, and show what changed."""
+        config = self._config
+        save_peft(self._learner.adapter, self._built.model.spec, self._built.model.name, self._folder.adapter)
+        finished = self.step >= config.training.max_steps and (
+            config.evaluation.num_problems == 0 or self._store_evaluation(self.step) is not None
+        )
+        average = f"avg@{config.evaluation.num_samples}"
+        before = self._store_evaluation(0) or {}
+        after = (self._store_evaluation(self.step) if finished else None) or {}
+        summary = Summary(
+            finished=finished,
+            output_dir=str(self._folder.path),
+            steps=self.step,
+            train_seconds=round(self._train_seconds, 3),
+            peak_gib=round(gib(self._peak_bytes), 3),
+            predicted_peak_gib=round(gib(self._built.plan.peak_bytes), 3),
+            budget=config.memory.budget,
+            accuracy_before=before.get(average),
+            accuracy_after=after.get(average),
+            greedy_before=before.get("greedy"),
+            greedy_after=after.get("greedy"),
+        )
+        self._folder.write_summary(asdict(summary))
+        self._show_end(summary, before, after)
+        return summary
+
+    def _announce(self) -> None:
+        built, plan = self._built, self._built.plan
+        self._console.note(
+            f"Run {self._folder.path}: {built.model.name}, task {built.task.name}, "
+            f"{built.num_trained / 1e6:.1f}M trained parameters"
+        )
+        self._console.note(
+            f"Plan: micro-batches of {plan.microbatch_tokens} tokens, "
+            f"{'layers computed again in backward' if plan.checkpoint_layers else 'activations kept'}, "
+            f"{plan.max_concurrent} sequences side by side; {gib(plan.peak_bytes):.2f} GiB predicted"
+            + (f" of {self._config.memory.budget}" if self._config.memory.budget else "")
+        )
+
+    def _one_step(self) -> None:
+        config, step = self._config, self.step + 1
+        problems = step_problems(self._built.task.train, config.seed, step, config.prompts_per_step)
+        seeds = step_seeds(config.seed, step, len(problems))
+        before = dict(self._phases.seconds)
+        started = time.perf_counter()
+        result = train_step(self._built.parts, problems, seeds, self._learner.adapter, self._phases)
+        seconds = time.perf_counter() - started
+        self._train_seconds += seconds
+        metrics = {**result.credit.metrics, **result.reward_metrics, **result.update.metrics}
+        metrics |= logprob_metrics(result.update.logprob_differences)
+        timings = self._timings(result, seconds, before)
+        self._store.record_step(step, metrics, timings, _rollout_rows(result))
+        self.step = step
+        self._console.step(step, metrics, timings)
+        self._check(result, metrics)
+
+    def _check(self, result: StepResult, metrics: Mapping[str, float]) -> None:
+        largest = metrics.get("sampling/sampling_logp_difference/max", 0.0)
+        warning = check_logprob_difference(largest, self._config.checks.logprob_difference)
+        if warning:
+            self._event("log-probs", warning)
+        if result.update.skipped:
+            words = f"step {self.step}: {result.update.skipped}; the weights were left as they are"
+            if self._config.training.on_nonfinite == "stop":
+                raise UserError(f"{words} (training.on_nonfinite is stop; the rollouts of the step are in run.sqlite)")
+            self._event("not finite", words)
+
+    def _timings(self, result: StepResult, seconds: float, before: Mapping[str, float]) -> dict[str, float]:
+        spent = defaultdict(
+            float, {name: value - before.get(name, 0.0) for name, value in self._phases.seconds.items()}
+        )
+        drawn = sum(len(completion.token_ids) for group in result.groups for completion in group.completions)
+        learn_seconds = spent["score"] + spent["learn"]
+        return {
+            "step_time": seconds,
+            "sample_seconds": spent["sample"],
+            "reward_seconds": spent["reward"],
+            "learn_seconds": learn_seconds,
+            "sample_tokens_per_second": drawn / max(spent["sample"], 1e-9),
+            "learn_tokens_per_second": result.update.num_tokens / max(learn_seconds, 1e-9),
+            "memory_gib": gib(resident_bytes()),
+            "peak_gib": gib(self._peak_bytes),
+        }
+
+    def _evaluate_if_due(self) -> None:
+        config = self._config.evaluation
+        is_end = self.step in (0, self._config.training.max_steps)
+        is_due = is_end or (config.eval_steps > 0 and self.step % config.eval_steps == 0)
+        if not (config.num_problems and is_due) or self._store_evaluation(self.step) is not None:
+            return
+        num_problems = config.num_problems if is_end else min(config.num_problems_during, config.num_problems)
+        result = evaluate(
+            self._built.parts.sampler,
+            self._built.held_out[:num_problems],
+            self._learner.adapter,
+            self._built.parts.sampling,
+            config.num_samples,
+            self._built.task.is_correct,
+            self._phases,
+        )
+        self._store.record_evaluation(self.step, result.figures, result.answers)
+        self._console.evaluation(f"Held-out problems, step {self.step}", result.figures)
+
+    def _store_evaluation(self, step: int) -> Mapping[str, Evaluation] | None:
+        with RunStore.read(self._folder.store_path) as reader:
+            return reader.evaluation(step)
+
+    def _show_end(self, summary: Summary, before: Mapping[str, Evaluation], after: Mapping[str, Evaluation]) -> None:
+        if not summary.finished:
+            self._console.note(f"Stopped at step {self.step}. Go on with: groat resume {self._folder.path}")
+            return
+        if after:
+            with RunStore.read(self._folder.store_path) as reader:
+                pairs = paired_answers(reader.answers(0), reader.answers(self.step))
+            self._console.table_before_after(before, after, pairs)
+        self._console.note(
+            f"{summary.steps} steps in {summary.train_seconds / 60:.1f} minutes; "
+            f"peak memory {summary.peak_gib:.2f} GiB (predicted {summary.predicted_peak_gib:.2f}). "
+            f"Adapter: {self._folder.adapter}. Read the rollouts: groat runs show {self._folder.path}"
+        )
+
+    def _event(self, kind: str, message: str) -> None:
+        self._store.record_event(self.step, kind, message)
+        self._console.event(kind, message)
+
+    @property
+    def _peak_bytes(self) -> int:
+        return max(self._earlier_peak, peak_bytes())
+
+
+def _rollout_rows(result: StepResult) -> Sequence[RolloutRow]:
+    advantages = {id(sample.completion): sample.advantages[0] for sample in result.credit.samples}
+    return [
+        RolloutRow(
+            group_index=group_index,
+            completion_index=index,
+            problem_id=group.prompt.problem.id,
+            prompt_text=_text(group.prompt.problem.prompt),
+            text=completion.text,
+            finish_reason=completion.finish_reason,
+            num_tokens=len(completion.token_ids),
+            reward=reward.total,
+            advantage=advantages.get(id(completion), 0.0),
+            policy_version=completion.policy_version,
+            parts=reward.parts,
+        )
+        for group_index, group in enumerate(result.groups)
+        for index, (completion, reward) in enumerate(zip(group.completions, group.rewards, strict=True))
+    ]
+
+
+def _text(prompt: str | Sequence[Mapping[str, str]]) -> str:
+    if isinstance(prompt, str):
+        return prompt
+    return "\n".join(f"{message['role']}: {message['content']}" for message in prompt)
