@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from groat.trees import Node, common_length, grow
+from groat.trees import MIN_SHARED, Node, common_length, grow
 from groat.types import Sample
 
 
@@ -62,19 +62,25 @@ class MicroBatch:
 def pack(samples: Sequence[Sample], microbatch_tokens: int) -> tuple[MicroBatch, ...]:
     """Cut a step into micro-batches of at most `microbatch_tokens` tokens each, a longer sample going alone.
 
-    Sorted by their tokens, samples that share a beginning lie side by side, and what they share is counted once.
+    Sorted by their tokens, samples that share a beginning lie side by side, and what they share is counted once,
+    but for the few last tokens of it that another sample may yet keep from being shared.
     """
     paths = [_path(sample) for sample in samples]
     rows: list[list[int]] = []
     used, previous = 0, ()
     for index in sorted(range(len(samples)), key=paths.__getitem__):
-        more = len(paths[index]) - common_length(previous, paths[index])
+        more = len(paths[index]) - _surely_shared(previous, paths[index])
         if not rows or used + more > microbatch_tokens:
             rows.append([])
             used, more = 0, len(paths[index])
         rows[-1].append(index)
         used, previous = used + more, paths[index]
     return tuple(_join([samples[index] for index in row], row) for row in rows)
+
+
+def _surely_shared(first: Sequence[int], second: Sequence[int]) -> int:
+    """Tokens that `grow` stores once whatever else it is given: a branching leaves at most MIN_SHARED - 1 unshared."""
+    return max(0, common_length(first, second) - (MIN_SHARED - 1))
 
 
 def _path(sample: Sample) -> tuple[int, ...]:

@@ -8,6 +8,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 
+MIN_SHARED = 4
+"""Tokens that make a shared beginning worth a node."""
+
+
 class Node(NamedTuple):
     """A run of tokens `[start, end)`; the runs below it fill `[end, subtree_end)`."""
 
@@ -44,7 +48,7 @@ def common_length(first: Sequence[int], second: Sequence[int]) -> int:
     return min(len(first), len(second))
 
 
-def grow(paths: Sequence[tuple[int, ...]], min_shared: int = 4, max_run: int | None = None) -> Forest:
+def grow(paths: Sequence[tuple[int, ...]], min_shared: int = MIN_SHARED, max_run: int | None = None) -> Forest:
     """The forest of these paths.
 
     A beginning shared for fewer than `min_shared` tokens is not worth a node of its own; a run longer than

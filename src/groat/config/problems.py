@@ -42,7 +42,7 @@ def unknown_field(path: str, flag: str | None = None) -> str:
     if leaf in FROM_ELSEWHERE:
         return f"{flag or path} is not a field of groat: {FROM_ELSEWHERE[leaf]}"
     near = nearest_field(path)
-    meant = f"; did you mean {'--' if flag else ''}{near}?" if near else ""
+    meant = f"; did you mean {'--' + near.replace('_', '-') if flag else near}?" if near else ""
     return f"{flag or path} is not a field{meant}"
 
 

@@ -79,8 +79,8 @@ class TaskConfig(Strict):
     """Share of a .jsonl task's rows held out for evaluation."""
     num_examples: int = 3
     """Worked examples shown before each problem, as earlier chat turns (arithmetic)."""
-    num_steps: tuple[int, ...] = (1, 2, 3)
-    """How many steps a problem may take (arithmetic)."""
+    num_steps: tuple[int, ...] = (1, 1, 2, 2, 3)
+    """How many steps problems take; a number given twice comes up twice as often (arithmetic)."""
     system_prompt: str | None = None
     """A system turn put before every prompt."""
     reward_funcs: tuple[str, ...] = ()

@@ -99,7 +99,8 @@ class Learner:
         )
 
     def state(self) -> dict[str, torch.Tensor]:
-        """Everything `restore` needs, by name: adapter tensors and both AdamW moments."""
+        """Everything `restore` needs, by name: adapter tensors and both AdamW moments. They are not copies: the next
+        update changes them."""
         tensors = {f"adapter.{name}": tensor.detach() for name, tensor in self._adapter.named_tensors().items()}
         for name, parameter in self._adapter.named_tensors().items():
             for moment, value in self._optimizer.state.get(parameter, {}).items():
@@ -107,11 +108,13 @@ class Learner:
         return tensors
 
     def restore(self, tensors: Mapping[str, torch.Tensor], version: int) -> None:
-        """Go back to a state taken by `state` at policy version `version`."""
+        """Go back to a state taken by `state` at policy version `version`; copies what it is given."""
         for name, parameter in self._adapter.named_tensors().items():
             parameter.data.copy_(tensors[f"adapter.{name}"])
             moments = {key: tensors.get(f"optimizer.{name}.{key}") for key in ("step", "exp_avg", "exp_avg_sq")}
-            self._optimizer.state[parameter] = {key: value for key, value in moments.items() if value is not None}
+            self._optimizer.state[parameter] = {
+                key: value.clone() for key, value in moments.items() if value is not None
+            }
         self._adapter = replace(self._adapter, version=version)
 
     def _step(

@@ -23,9 +23,9 @@ class _ChunkedLogprobs(torch.autograd.Function):
         for part in _chunks(len(rows_NH), chunk):
             logits_CV = _logits(rows_NH[part], head_VH, temperature)
             lse_N[part] = logits_CV.logsumexp(-1)
-            logprobs_N[part] = logits_CV.gather(1, token_ids_N[part, None])[:, 0] - lse_N[part]
-            expected_C = torch.linalg.vecdot((logits_CV - lse_N[part, None]).exp_(), logits_CV)
-            entropy_N[part] = lse_N[part] - expected_C
+            all_logprobs_CV = logits_CV.sub_(lse_N[part, None])
+            logprobs_N[part] = all_logprobs_CV.gather(1, token_ids_N[part, None])[:, 0]
+            entropy_N[part] = -torch.linalg.vecdot(all_logprobs_CV.exp(), all_logprobs_CV)
         ctx.save_for_backward(rows_NH, head_VH, token_ids_N, lse_N)
         ctx.temperature, ctx.chunk = temperature, chunk
         ctx.mark_non_differentiable(entropy_N)

@@ -23,11 +23,14 @@ def build_optimizer(parameters: Iterable[torch.Tensor], config: TrainingConfig) 
 
 
 def learning_rate(config: TrainingConfig, update: int, num_updates: int) -> float:
-    """The rate of update number `update` (from 0) of `num_updates`: a linear rise, then the schedule towards 0."""
+    """The rate of update number `update` (from 0) of `num_updates`: a linear rise, then the schedule towards 0.
+
+    Further updates have the schedule's last rate: never a negative one.
+    """
     warmup = math.ceil(config.warmup_ratio * num_updates)
     if update < warmup:
         return config.learning_rate * (update + 1) / warmup
-    done = (update - warmup) / max(1, num_updates - warmup)
+    done = min(1.0, (update - warmup) / max(1, num_updates - warmup))
     match config.lr_scheduler_type:
         case "constant":
             return config.learning_rate

@@ -7,6 +7,7 @@ budget is planned for and reported, but not enforced while the run goes on.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 
@@ -25,7 +26,9 @@ from groat.memory.sizes import (
 from groat.model.spec import ModelSpec
 from groat.types import UserError
 
-_MICROBATCHES = (4096, 2048, 1024, 512, 256)
+_MICROBATCHES = (4096, 2048, 1024, 768, 512, 384, 256)
+_SHARED_TOKENS = 256
+"""Tokens that every micro-batch computes again: a prompt and the prefix it shares with others, as a typical length."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,23 +65,30 @@ def plan_memory(config: RunConfig, spec: ModelSpec) -> MemoryPlan:
         smallest = min(plan.peak_bytes for plan in plans)
         raise UserError(
             f"memory.budget {config.memory.budget} cannot be kept: the smallest that can is "
-            f"{smallest / 2**30:.2f}GiB. Shorter completions (sampling.max_completion_length), fewer of them side by "
+            f"{math.ceil(smallest / 2**30 * 100) / 100:.2f}GiB. Shorter completions (sampling.max_completion_length), fewer of them side by "
             "side (sampling.max_concurrent), a smaller lora.r or a smaller model lower it"
         )
     return fitting
 
 
 def _candidates(config: RunConfig, spec: ModelSpec) -> Iterator[MemoryPlan]:
-    """From fastest to smallest: whole micro-batches before small ones, all sequences at once before few."""
+    """From fastest to smallest: all sequences at once before few; see `_cost` for the learner's part."""
     asked, kept = config.memory.microbatch_tokens, config.memory.gradient_checkpointing
     concurrent = min(config.sampling.max_concurrent, _most_sequences(config))
     while True:
-        for checkpoint_layers in (True,) if kept is None else (kept,):
-            for tokens in _MICROBATCHES if asked is None else (asked,):
-                yield _plan(config, spec, tokens, checkpoint_layers, concurrent)
+        sizes = _MICROBATCHES if asked is None else (asked,)
+        ways = [(tokens, again) for again in ((False, True) if kept is None else (kept,)) for tokens in sizes]
+        for tokens, checkpoint_layers in sorted(ways, key=lambda way: _cost(*way)):
+            yield _plan(config, spec, tokens, checkpoint_layers, concurrent)
         if concurrent <= 8:
             return
         concurrent //= 2
+
+
+def _cost(tokens: int, checkpoint_layers: bool) -> float:
+    """Forward-sized passes per trained token. With a frozen base, backward costs as much as forward."""
+    passes = 3 if checkpoint_layers else 2
+    return passes * (1 + _SHARED_TOKENS / tokens)
 
 
 def _plan(config: RunConfig, spec: ModelSpec, tokens: int, checkpoint_layers: bool, concurrent: int) -> MemoryPlan:

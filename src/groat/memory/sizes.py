@@ -29,8 +29,8 @@ def layer_input_bytes(spec: ModelSpec) -> int:
 
 
 def layer_activation_bytes(spec: ModelSpec) -> int:
-    """Per token: what one layer keeps for its backward, and its workspace while that runs."""
-    kept = 5 * spec.hidden_size + 3 * spec.query_size + 2 * spec.kv_size + 3 * spec.intermediate_size
+    """Per token: what one layer keeps for its backward (norms and SwiGLU are computed again)."""
+    kept = 2 * spec.hidden_size + 2 * spec.query_size + 2 * spec.kv_size + 2 * spec.intermediate_size
     return _FLOAT * kept
 
 

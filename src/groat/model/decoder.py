@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch.utils.checkpoint import checkpoint
@@ -66,27 +67,28 @@ class Decoder:
         rotation: tuple[torch.Tensor, torch.Tensor],
         attend: Attend,
     ) -> torch.Tensor:
-        epsilon = self.spec.norm_epsilon
-        normed_TH = rms_norm(hidden_TH, layer.input_norm_H, epsilon)
-        queries, keys, values = self._qkv(normed_TH, layer, adapter, scale, rotation)
+        queries, keys, values = self._qkv(hidden_TH, layer, adapter, scale, rotation)
         mixed_TN = attend(index, queries, keys, values).flatten(1)
         hidden_TH = hidden_TH + linear(mixed_TN, layer.output, adapter and adapter.output, scale)
-        normed_TH = rms_norm(hidden_TH, layer.mlp_norm_H, epsilon)
-        gate_up_TI = linear(normed_TH, layer.gate_up, adapter and adapter.gate_up, scale)
-        return hidden_TH + linear(swiglu(gate_up_TI), layer.down, adapter and adapter.down, scale)
+        normed = partial(rms_norm, weight_H=layer.mlp_norm_H, epsilon=self.spec.norm_epsilon)
+        gate_up_TI = linear(hidden_TH, layer.gate_up, adapter and adapter.gate_up, scale, normed)
+        return hidden_TH + linear(gate_up_TI, layer.down, adapter and adapter.down, scale, swiglu)
 
     def _qkv(
         self,
-        normed_TH: torch.Tensor,
+        hidden_TH: torch.Tensor,
         layer: LayerWeights,
         adapter: LayerAdapter | None,
         scale: float,
         rotation: tuple[torch.Tensor, torch.Tensor],
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         spec = self.spec
-        qkv_TAD = linear(normed_TH, layer.qkv, adapter and adapter.qkv, scale).unflatten(1, (-1, spec.head_dim))
+        normed = partial(rms_norm, weight_H=layer.input_norm_H, epsilon=spec.norm_epsilon)
+        qkv_TN = linear(hidden_TH, layer.qkv, adapter and adapter.qkv, scale, normed)
+        qkv_TAD = qkv_TN.unflatten(1, (-1, spec.head_dim))
         queries, keys, values = qkv_TAD.split([spec.num_heads, spec.num_kv_heads, spec.num_kv_heads], dim=1)
         if layer.query_norm_D is not None and layer.key_norm_D is not None:
             queries = rms_norm(queries, layer.query_norm_D, spec.norm_epsilon)
             keys = rms_norm(keys, layer.key_norm_D, spec.norm_epsilon)
-        return rotate(queries, *rotation), rotate(keys, *rotation), values
+        # A copy of the values, so that what attention saves does not hold all of qkv.
+        return rotate(queries, *rotation), rotate(keys, *rotation), values.contiguous()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -13,43 +14,58 @@ from groat.model.spec import ModelSpec
 from groat.model.weights import Linear
 
 
+Prepare = Callable[[torch.Tensor], torch.Tensor]
+"""What a linear layer does to its input first; cheap, so backward does it again rather than keep the result."""
+
+
 class _LoraLinear(torch.autograd.Function):
-    """`x W' + bias + scale * x A' B'` part by part; saves x and the small x A', never a merged weight."""
+    """`x W' + bias + scale * x A' B'` part by part, with x = prepare(input).
+
+    Saves the input (which the residual stream or attention holds anyway) and the small x A', never a merged weight.
+    """
 
     @staticmethod
     def forward(
         ctx: Any,
-        input_TK: torch.Tensor,
+        input_TI: torch.Tensor,
+        prepare: Prepare | None,
         weight_NK: torch.Tensor,
         bias_N: torch.Tensor | None,
         scale: float,
         a_RK: torch.Tensor,
         *bs_NR: torch.Tensor,
     ) -> torch.Tensor:
-        output_TN = F.linear(input_TK, weight_NK, bias_N)
-        down_TR = F.linear(input_TK, a_RK)
+        prepared_TK = input_TI if prepare is None else prepare(input_TI)
+        output_TN = F.linear(prepared_TK, weight_NK, bias_N)
+        down_TR = F.linear(prepared_TK, a_RK)
         for output, down, b_NR in _parts(output_TN, down_TR, bs_NR):
             output.addmm_(down, b_NR.T, alpha=scale)
-        ctx.save_for_backward(input_TK, down_TR, weight_NK, a_RK, *bs_NR)
-        ctx.scale = scale
+        ctx.save_for_backward(input_TI, down_TR, weight_NK, a_RK, *bs_NR)
+        ctx.prepare, ctx.scale = prepare, scale
         return output_TN
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (grad_TN,) = grads
-        input_TK, down_TR, weight_NK, a_RK, *bs_NR = ctx.saved_tensors
+        input_TI, down_TR, weight_NK, a_RK, *bs_NR = ctx.saved_tensors
+        input_TI = input_TI.detach().requires_grad_(ctx.needs_input_grad[0])
+        with torch.enable_grad():
+            prepared_TK = input_TI if ctx.prepare is None else ctx.prepare(input_TI)
         grad_down_TR = torch.empty_like(down_TR)
         grad_bs: list[torch.Tensor] = []
-        for (grad, down, b_NR), (_, grad_down, _) in zip(
-            _parts(grad_TN, down_TR, bs_NR), _parts(grad_TN, grad_down_TR, bs_NR), strict=True
-        ):
-            torch.mm(grad, b_NR, out=grad_down) if grad_down.is_contiguous() else grad_down.copy_(grad @ b_NR)
+        grad_downs = grad_down_TR.split(bs_NR[0].shape[1], dim=1)
+        for (grad, down, b_NR), grad_down in zip(_parts(grad_TN, down_TR, bs_NR), grad_downs, strict=True):
+            grad_down.copy_(grad @ b_NR)
             grad_bs.append((grad.T @ down).mul_(ctx.scale))
         grad_down_TR.mul_(ctx.scale)
-        grad_input_TK = None
-        if ctx.needs_input_grad[0]:
-            grad_input_TK = (grad_TN @ weight_NK).addmm_(grad_down_TR, a_RK)
-        return grad_input_TK, None, None, None, grad_down_TR.T @ input_TK, *grad_bs
+        grad_a_RK = grad_down_TR.T @ prepared_TK.detach()
+        if not ctx.needs_input_grad[0]:
+            return None, None, None, None, None, grad_a_RK, *grad_bs
+        grad_prepared_TK = (grad_TN @ weight_NK).addmm_(grad_down_TR, a_RK)
+        if ctx.prepare is None:
+            return grad_prepared_TK, None, None, None, None, grad_a_RK, *grad_bs
+        (grad_input_TI,) = torch.autograd.grad(prepared_TK, input_TI, grad_prepared_TK)
+        return grad_input_TI, None, None, None, None, grad_a_RK, *grad_bs
 
 
 def _parts(
@@ -61,13 +77,15 @@ def _parts(
     return list(zip(outputs, downs, bs_NR, strict=True))
 
 
-def linear(input_TK: torch.Tensor, base: Linear, pair: LoraPair | None, scale: float) -> torch.Tensor:
-    """A frozen linear layer with its adapter beside it; `pair` None is the base alone."""
+def linear(
+    input_TI: torch.Tensor, base: Linear, pair: LoraPair | None, scale: float, prepare: Prepare | None = None
+) -> torch.Tensor:
+    """A frozen linear layer of `prepare(input)` with its adapter beside it; `pair` None is the base alone."""
     if pair is None:
-        return F.linear(input_TK, base.weight_NK, base.bias_N)
+        return F.linear(input_TI if prepare is None else prepare(input_TI), base.weight_NK, base.bias_N)
     return cast(
         torch.Tensor,
-        _LoraLinear.apply(input_TK, base.weight_NK, base.bias_N, scale, pair.a_RK, *pair.bs_NR),
+        _LoraLinear.apply(input_TI, prepare, base.weight_NK, base.bias_N, scale, pair.a_RK, *pair.bs_NR),
     )
 
 

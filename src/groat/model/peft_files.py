@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -63,7 +64,7 @@ def save_peft(adapter: Adapter, spec: ModelSpec, base_name: str, folder: Path) -
             (folder / CONFIG_FILE).unlink()
         tensors = _peft_tensors(adapter)
         metadata = {"format": "pt", _VERSION_KEY: str(adapter.version)}
-        replace_file(folder / WEIGHTS_FILE, lambda path: save_file(tensors, path, metadata))
+        replace_file(folder / WEIGHTS_FILE, lambda path: _write_weights(tensors, metadata, path))
         replace_file(folder / CONFIG_FILE, lambda path: write_json(path, config))
     except (OSError, SafetensorError) as error:
         raise UserError(
@@ -130,6 +131,17 @@ def _peft_tensors(adapter: Adapter) -> dict[str, torch.Tensor]:
                 tensors[name_a] = a_RK.clone(memory_format=torch.contiguous_format)
                 tensors[name_b] = b_NR.detach().contiguous()
     return tensors
+
+
+def _write_weights(tensors: dict[str, torch.Tensor], metadata: dict[str, str], path: Path) -> None:
+    """Equal adapters give equal bytes: safetensors alone writes its metadata in a random order."""
+    save_file(tensors, path, metadata)
+    with path.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = metadata
+        file.seek(8)
+        file.write(json.dumps(header, separators=(",", ":")).encode().ljust(size))
 
 
 def _lora_config(folder: Path) -> LoraConfig:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import random
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import overload
@@ -10,8 +12,7 @@ from typing import overload
 from groat.tasks.arithmetic_templates import NAMES, TEMPLATES, THINGS, Template
 from groat.types import Message, Problem, UserError
 
-HELD_OUT_PER_LENGTH = 200
-"""Held-out problems for each number of steps."""
+NUM_HELD_OUT = 200
 LARGEST_RESULT = 30
 
 Signature = tuple[str, tuple[int, ...]]
@@ -62,14 +63,17 @@ class ArithmeticStream(Sequence[Problem]):
         return _problem(f"arithmetic-{self.seed}-{position:05d}", exercise, self.opening)
 
 
-def held_out_arithmetic(num_steps: Collection[int], opening: tuple[Message, ...] = ()) -> tuple[Problem, ...]:
-    """The same problems whatever the training seed; their lengths take turns, so the first ones are a fair share."""
-    by_length = [_held_out_exercises(length) for length in sorted(set(num_steps))]
-    return tuple(
-        _problem(f"arithmetic-held-out-{exercise.num_steps}-{position:03d}", exercise, opening)
-        for position, turn in enumerate(zip(*by_length, strict=True))
-        for exercise in turn
-    )
+def held_out_arithmetic(num_steps: Sequence[int], opening: tuple[Message, ...] = ()) -> tuple[Problem, ...]:
+    """The same problems whatever the training seed; lengths take turns in the order of `num_steps`, so that the first
+    ones are a fair share."""
+    by_length = {length: _held_out_exercises(length) for length in set(num_steps)}
+    seen = Counter[int]()
+    problems: list[Problem] = []
+    for length in itertools.islice(itertools.cycle(num_steps), NUM_HELD_OUT):
+        exercise = by_length[length][seen[length]]
+        problems.append(_problem(f"arithmetic-held-out-{length}-{seen[length]:03d}", exercise, opening))
+        seen[length] += 1
+    return tuple(problems)
 
 
 def arithmetic_opening(num_examples: int, system_prompt: str | None = None) -> tuple[Message, ...]:
@@ -85,26 +89,22 @@ def arithmetic_opening(num_examples: int, system_prompt: str | None = None) -> t
     return tuple(turns)
 
 
-# Their names and things are in no generated problem. The first three show all lengths and all operations.
+# Their names and things are in no generated problem. The first three show all lengths and operations; a model tends to
+# write as many steps as the example before, so one of middle length comes last.
 WORKED_EXAMPLES = (
     ("Ada had 9 pears and ate 4. How many pears are left?", "9 - 4 = 5\nAnswer: 5"),
     (
-        "Ben has 3 jars with 4 shells in each and finds 5 more shells. How many shells does Ben have?",
-        "3 * 4 = 12\n12 + 5 = 17\nAnswer: 17",
+        "Cleo has 6 ribbons, buys 8 more, loses 2 and gives away 3. How many ribbons are left?",
+        "6 + 8 = 14\n14 - 2 = 12\n12 - 3 = 9\nAnswer: 9",
     ),
     (
-        "Cleo has 6 ribbons, buys 8 more and loses 2. 3 friends share the rest equally. "
-        "How many ribbons does each friend get?",
-        "6 + 8 = 14\n14 - 2 = 12\n12 / 3 = 4\nAnswer: 4",
+        "Ben has 3 jars of 4 shells and finds 5 more. How many shells does Ben have now?",
+        "3 * 4 = 12\n12 + 5 = 17\nAnswer: 17",
     ),
     ("Dora picked 7 plums and 6 figs. How many fruits did Dora pick?", "7 + 6 = 13\nAnswer: 13"),
     (
-        "5 cousins share 20 grapes equally. Each then eats 1. How many grapes does each cousin have left?",
-        "20 / 5 = 4\n4 - 1 = 3\nAnswer: 3",
-    ),
-    (
-        "Gus has 2 trays of 9 muffins. He sells 7 and bakes 4 more. How many muffins does Gus have?",
-        "2 * 9 = 18\n18 - 7 = 11\n11 + 4 = 15\nAnswer: 15",
+        "Gus had 8 muffins, sold 5 and baked 4. How many muffins does Gus have now?",
+        "8 - 5 = 3\n3 + 4 = 7\nAnswer: 7",
     ),
 )
 
@@ -125,7 +125,7 @@ def _held_out_exercises(num_steps: int) -> list[Exercise]:
     generator = random.Random(f"groat arithmetic held-out {num_steps}")
     exercises: list[Exercise] = []
     taken: set[Signature] = set()
-    while len(exercises) < HELD_OUT_PER_LENGTH:
+    while len(exercises) < NUM_HELD_OUT:
         exercises.append(_new_exercise(generator, num_steps, taken))
         taken.add(exercises[-1].signature)
     return exercises
@@ -147,9 +147,9 @@ def _new_exercise(generator: random.Random, num_steps: int, taken: Collection[Si
 def _number(generator: random.Random, operations: str, place: int) -> int:
     """Place 0 holds the number that is there at the start; place n the number of step n."""
     if place == 0:
-        low, high = {"+": (2, 15), "-": (5, 20), "*": (2, 5), "/": (4, 30)}[operations[0]]
+        low, high = {"+": (2, 10), "-": (5, 15), "*": (2, 5)}[operations[0]]
     else:
-        low, high = {"+": (2, 9), "-": (2, 9), "*": (2, 6), "/": (2, 5)}[operations[place - 1]]
+        low, high = {"+": (1, 6), "-": (1, 6), "*": (2, 5)}[operations[place - 1]]
     return generator.randint(low, high)
 
 
@@ -158,9 +158,7 @@ def _results(operations: str, numbers: tuple[int, ...]) -> list[int] | None:
     results: list[int] = []
     value = numbers[0]
     for operation, number in zip(operations, numbers[1:], strict=True):
-        if operation == "/" and value % number:
-            return None
-        value = {"+": value + number, "-": value - number, "*": value * number, "/": value // number}[operation]
+        value = {"+": value + number, "-": value - number, "*": value * number}[operation]
         if not 1 <= value <= LARGEST_RESULT:
             return None
         results.append(value)

@@ -13,11 +13,12 @@ from typing import Any
 
 from groat.tasks.reward_arguments import check_arguments
 from groat.tasks.rewards import RewardFunction
-from groat.tasks.verifiers import answer_match, correct_answer, exact_match, numeric_match, written_steps
+from groat.tasks.verifiers import answer_match, correct_answer, exact_match, numeric_match, right_steps, written_steps
 from groat.types import UserError
 
 BUILT_IN: dict[str, Callable[..., Any]] = {
     "correct_answer": correct_answer,
+    "right_steps": right_steps,
     "written_steps": written_steps,
     "exact_match": exact_match,
     "numeric_match": numeric_match,
@@ -71,7 +72,8 @@ def _loaded_file(path: Path) -> ModuleType:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise UserError(f"cannot read the reward file {path}: {error.strerror}") from error
+        place = "" if path.is_absolute() else f" (looked for in {Path.cwd()})"
+        raise UserError(f"cannot read the reward file {path}{place}: {error.strerror}. Check the path") from error
     # Named after its content: two functions of one file share its state, and an edited file is loaded again.
     name = f"groat_rewards_{hashlib.sha256(str(path.resolve()).encode() + content).hexdigest()[:16]}"
     if name not in sys.modules:

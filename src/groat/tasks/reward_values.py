@@ -9,9 +9,9 @@ from typing import Any, cast
 
 
 class BadValueError(Exception):
-    """What came back and what to do, without the function's name; `place` is the completion it is about."""
+    """What came back and what to do, without the function's name; `place` is the completion it is about (None: all)."""
 
-    def __init__(self, what: str, place: int = 0) -> None:
+    def __init__(self, what: str, place: int | None = None) -> None:
         super().__init__(what)
         self.place = place
 

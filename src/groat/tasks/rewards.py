@@ -101,7 +101,7 @@ class Grader:
             except BadValueError as error:
                 self._fail(name, str(error), answers, error.place, error)
         if isinstance(outcome, Raised):
-            self._fail(name, _raised(outcome.error), answers, 0, outcome.error)
+            self._fail(name, _raised(outcome.error), answers, cause=outcome.error)
         self.close()  # the thread is lost to the call that hangs in it, and ends with it
         self._fail(
             name,
@@ -111,13 +111,13 @@ class Grader:
         )
 
     def _fail(
-        self, name: str, what: str, answers: Answers, place: int = 0, cause: BaseException | None = None
+        self, name: str, what: str, answers: Answers, place: int | None = None, cause: BaseException | None = None
     ) -> NoReturn:
+        """`place` is the completion it is about; None: all of them."""
         self.num_errors[name] += 1
-        problem = answers.problems[place].id
-        raise RewardError(
-            f"reward function {name} {what} (completion {place + 1} of {len(answers.texts)}, problem {problem})"
-        ) from cause
+        total, problem = len(answers.texts), answers.problems[place or 0].id
+        about = f"called with {total} completions" if place is None else f"completion {place + 1} of {total}"
+        raise RewardError(f"reward function {name} {what} ({about}, problem {problem})") from cause
 
     def _rewards(self, answers: Answers, values: Mapping[str, Sequence[float | None]]) -> list[Reward]:
         rewards: list[Reward] = []

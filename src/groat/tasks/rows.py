@@ -15,6 +15,7 @@ from groat.tasks.reward_arguments import KEYWORDS
 from groat.types import Message, Problem, UserError
 
 LONGEST_LINE_BYTES = 16 * 2**20
+_A_ROW = 'it needs one row per line, such as {"prompt": "What is 2 + 3?", "answer": "5"}'
 
 logger = logging.getLogger("groat")
 
@@ -30,7 +31,8 @@ def read_jsonl(path: str | Path) -> Iterator[Mapping[str, Any]]:
                 if text:
                     yield _parsed(text, f"{path}, line {number}")
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
+        place = "" if Path(path).is_absolute() else f" (looked for in {Path.cwd()})"
+        raise UserError(f"cannot read {path}{place}: {error.strerror}. Check the path") from error
 
 
 def problems_from_rows(
@@ -50,7 +52,7 @@ def problems_from_rows(
             left_out[reason] += 1
     reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
     if not problems:
-        raise UserError(f"{source} has no row to use: {reasons}" if reasons else f"{source} is empty")
+        raise UserError(f"{source} has no row to use: {reasons}" if reasons else f"{source} is empty: {_A_ROW}")
     if reasons:
         logger.warning("%s: left out %d of %d rows: %s", source, left_out.total(), number, reasons)
     return tuple(problems)
@@ -83,6 +85,8 @@ def _decoded(line: bytes, place: str) -> str:
 def _parsed(text: str, place: str) -> Mapping[str, Any]:
     try:
         row = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{place} is not JSON: {error.msg} at character {error.pos + 1}; {_A_ROW}") from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{place} is not JSON: {error}") from error
     if not isinstance(row, dict):

@@ -16,8 +16,18 @@ from groat.tasks.reward_arguments import Answers, check_arguments
 from groat.tasks.reward_loading import GivenFunctions, reward_functions
 from groat.tasks.rewards import Grader, RewardFunction
 from groat.tasks.rows import problems_from_rows, read_jsonl, split_held_out
-from groat.tasks.verifiers import answer_match, correct_answer, has_correct_answer, is_answer_match, written_steps
+from groat.tasks.verifiers import (
+    answer_match,
+    correct_answer,
+    has_correct_answer,
+    is_answer_match,
+    right_steps,
+    written_steps,
+)
 from groat.types import Problem, UserError
+
+PYTHON_TASK = "python"
+"""task.name of a run whose rows and reward functions were given from Python and are in no file."""
 
 logger = logging.getLogger("groat")
 
@@ -40,6 +50,11 @@ def build_task(config: TaskConfig, seed: int) -> Task:
     """`seed` chooses the training problems (arithmetic) or their order (.jsonl)."""
     if config.name == "arithmetic":
         return _arithmetic(config, seed)
+    if config.name == PYTHON_TASK:
+        raise UserError(
+            "this run was started from Python: its rows and reward functions are in the script, not in the run's "
+            "folder. Run the script again with trainer.train(resume_from_checkpoint=True)"
+        )
     if not config.name.endswith(".jsonl"):
         raise UserError(
             f"task.name is {config.name!r}: use arithmetic, or a .jsonl file of rows with a `prompt` column"
@@ -84,10 +99,11 @@ def task_from_rows(
 
 def _arithmetic(config: TaskConfig, seed: int) -> Task:
     opening = arithmetic_opening(config.num_examples, config.system_prompt)
-    num_steps = tuple(sorted(set(config.num_steps)))
+    num_steps = config.num_steps
     rewards = (
         RewardFunction(name="correct_answer", function=correct_answer, weight=1.0),
-        RewardFunction(name="written_steps", function=written_steps, weight=0.1),
+        RewardFunction(name="right_steps", function=right_steps, weight=0.5),
+        RewardFunction(name="written_steps", function=written_steps, weight=0.2),
     )
     if config.reward_funcs:
         columns = ("answer", "num_steps", "solution")

@@ -24,9 +24,28 @@ def correct_answer(completions: Completions, answer: Sequence[Any], **_: Any) ->
     return _scores(has_correct_answer, completions, answer)
 
 
-def written_steps(completions: Completions, **_: Any) -> list[float]:
-    """1 if the text is true steps such as `5 + 3 = 8`, then `Answer: N` with the last result, no more; else 0."""
-    return [1.0 if has_written_steps(completion_text(completion)) else 0.0 for completion in completions]
+def written_steps(completions: Completions, num_steps: Sequence[int] | None = None, **_: Any) -> list[float]:
+    """1 if the text is true steps such as `5 + 3 = 8`, then `Answer: N` with the last result, no more; else 0.
+
+    Where rows say how many steps they take (`num_steps`), other numbers of steps earn nothing: without that, one true
+    step is the easiest way to this reward, and longer problems are never explored.
+    """
+    wanted = [None] * len(completions) if num_steps is None else num_steps
+    return [
+        1.0 if has_written_steps(completion_text(completion), number) else 0.0
+        for completion, number in zip(completions, wanted, strict=True)
+    ]
+
+
+def right_steps(completions: Completions, solution: Sequence[str], **_: Any) -> list[float]:
+    """The share of the solution's steps that the text writes, each in its place; extra steps count against it.
+
+    A step whose sign and second number are right counts half, so that going on after a slip still pays.
+    """
+    return [
+        share_of_right_steps(completion_text(completion), steps)
+        for completion, steps in zip(completions, solution, strict=True)
+    ]
 
 
 def exact_match(completions: Completions, answer: Sequence[Any], **_: Any) -> list[float | None]:
@@ -54,13 +73,21 @@ def has_correct_answer(text: str, answer: Any) -> bool:
     return given is not None and given == expected
 
 
-def has_written_steps(text: str) -> bool:
+def has_written_steps(text: str, num_steps: int | None = None) -> bool:
     lines = text[: READ_CHARACTERS + 1].strip().split("\n")
+    if num_steps is not None and len(lines) != num_steps + 1:
+        return False
     if len(text) > READ_CHARACTERS or not 2 <= len(lines) <= MOST_STEPS + 1:
         return False
     results = [_step_result(line.strip()) for line in lines[:-1]]
     given = _answer_line(lines[-1])
     return None not in results and given is not None and given == results[-1]
+
+
+def share_of_right_steps(text: str, solution: str) -> float:
+    written, wanted = _step_lines(text[:READ_CHARACTERS]), _step_lines(solution)
+    credit = sum(_step_credit(*pair) for pair in zip(written, wanted, strict=False))
+    return credit / max(len(written), len(wanted), 1)
 
 
 def is_exact_match(text: str, answer: Any) -> bool:
@@ -85,6 +112,20 @@ def _scores(
         None if answer is None else 1.0 if is_right(completion_text(completion), answer) else 0.0
         for completion, answer in zip(completions, answers, strict=True)
     ]
+
+
+def _step_credit(line: str, wanted: str) -> float:
+    if line == wanted:
+        return 1.0
+    step, wanted_step = _STEP.fullmatch(line), _STEP.fullmatch(wanted)
+    is_same_move = step is not None and wanted_step is not None and step.group(2, 3) == wanted_step.group(2, 3)
+    return 0.5 if is_same_move else 0.0
+
+
+def _step_lines(text: str) -> list[str]:
+    """The lines before the answer, blanks aside."""
+    lines = text.strip().split("\n")
+    return [line.strip() for line in lines if not line.startswith("Answer:")]
 
 
 def _answer_line(text: str) -> Decimal | None:

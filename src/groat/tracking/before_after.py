@@ -107,10 +107,11 @@ def _change(name: str, before: Evaluation | None, after: Evaluation) -> Text:
 
 def _problem(answer: AnswerRow) -> Text:
     prompt = one_line(answer.prompt_text)
+    wanted = f"; the answer is {one_line(answer.reference)}" if answer.reference else ""
     shown = prompt if len(prompt) <= _PROMPT_CHARACTERS else "… " + prompt[-_PROMPT_CHARACTERS:]
     return Text.assemble(
         (f"Problem {one_line(answer.problem_id)} ", "bold"),
-        (f"({one_line(answer.kind)}; the answer is {one_line(answer.reference)})\n", "dim"),
+        (f"({one_line(answer.kind)}{wanted})\n", "dim"),
         shown,
     )
 

@@ -83,7 +83,7 @@ class RunStore(RunReader):
 
     @contextmanager
     def _transaction(self, what: str) -> Generator[Connection]:
-        with write_errors(self._path.parent, what, f"{_SAFE} A later `groat resume {self._path.parent}` goes on."):
+        with write_errors(self._path.parent, what, _SAFE):
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield self._connection

@@ -22,6 +22,9 @@ from groat.tasks.task import Task, build_task
 from groat.training.step import Parts
 from groat.types import Problem, Prompt, UserError
 
+_TEMPLATE_BYTES, _TURN_BYTES = 1000, 40
+"""More than a chat template adds: a system turn of its own, and the marks around each turn."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Built:
@@ -39,6 +42,8 @@ def build(config: RunConfig, task: Task | None = None) -> Built:
     """Load the model, make the task, plan memory, and put the parts together; nothing is trained yet."""
     task = build_task(config.task, config.seed) if task is None else task
     model = load_model(config.model)
+    held_out = _held_out(task, config)
+    _check_lengths((*task.train, *held_out) if isinstance(task.train, tuple) else held_out, model, config)
     plan = plan_memory(config, model.spec)
     decoder = Decoder(model.spec, model.weights)
     adapter = new_adapter(model.spec, config.lora, torch.Generator().manual_seed(config.seed))
@@ -63,12 +68,6 @@ def build(config: RunConfig, task: Task | None = None) -> Built:
         algorithm=algorithm,
         learner=learner,
     )
-    held_out = task.held_out[: config.evaluation.num_problems]
-    if config.evaluation.num_problems and not held_out:
-        raise UserError(
-            f"task {task.name} has no held-out problems to evaluate on: give task.eval_name a file, raise "
-            "task.eval_fraction, or turn evaluation off with evaluation.num_problems 0"
-        )
     return Built(
         model=model,
         task=task,
@@ -82,3 +81,34 @@ def build(config: RunConfig, task: Task | None = None) -> Built:
 def encode(problems: Sequence[Problem], tokenizer: Tokenizer) -> list[Prompt]:
     """Render and encode every problem's prompt."""
     return [Prompt(problem=problem, token_ids=tuple(tokenizer.encode_prompt(problem.prompt))) for problem in problems]
+
+
+def _held_out(task: Task, config: RunConfig) -> Sequence[Problem]:
+    held_out = task.held_out[: config.evaluation.num_problems]
+    if config.evaluation.num_problems and not held_out:
+        raise UserError(
+            f"task {task.name} has no held-out problems to evaluate on: give task.eval_name a file, raise "
+            "task.eval_fraction, or turn evaluation off with evaluation.num_problems 0"
+        )
+    return held_out
+
+
+def _check_lengths(problems: Sequence[Problem], model: LoadedModel, config: RunConfig) -> None:
+    """Every prompt must leave room for a whole completion: better told now than at the step that draws it."""
+    room = model.spec.max_context - config.sampling.max_completion_length
+    # A token stands for at least a byte, so most prompts need not be encoded to know that they fit.
+    doubtful = [problem for problem in problems if _num_bytes(problem) > room - _TEMPLATE_BYTES]
+    too_long = [prompt for prompt in encode(doubtful, model.tokenizer) if len(prompt.token_ids) > room]
+    if too_long:
+        longest = max(too_long, key=lambda prompt: len(prompt.token_ids))
+        raise UserError(
+            f"{len(too_long)} of {len(problems)} prompts are too long: the context of {model.spec.max_context} tokens "
+            f"less sampling.max_completion_length {config.sampling.max_completion_length} leaves {room}, and the "
+            f"longest (problem {longest.problem.id}) has {len(longest.token_ids)}. Leave these rows out, shorten them, "
+            "or lower sampling.max_completion_length"
+        )
+
+
+def _num_bytes(problem: Problem) -> int:
+    turns = [problem.prompt] if isinstance(problem.prompt, str) else [turn["content"] for turn in problem.prompt]
+    return sum(len(text.encode()) + _TURN_BYTES for text in turns)

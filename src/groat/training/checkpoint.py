@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
@@ -17,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from groat.tracking.disk import write_errors
 
 _STATE, _PROGRESS, _MANIFEST = "state.safetensors", "progress.json", "manifest.json"
+_LARGEST_JSON = 2**16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,12 +45,16 @@ class Checkpoint:
 def save_checkpoint(
     folder: Path, progress: Progress, tensors: Mapping[str, torch.Tensor], keep: int, flush: Callable[[], None]
 ) -> Path:
-    """Write `folder/step-N`, then drop all but the newest `keep`. `flush` syncs what it builds on."""
+    """Write `folder/step-N`, then drop all but the newest `keep`. `flush` syncs what it builds on.
+
+    One process at a time: what a killed save has left half-written is removed.
+    """
     target = folder / f"step-{progress.step:08d}"
     aside = folder / f".{target.name}.{os.getpid()}.tmp"
     with write_errors(folder, f"the checkpoint of step {progress.step}", "Older checkpoints are untouched."):
         try:
-            shutil.rmtree(aside, ignore_errors=True)
+            for leftover in folder.glob(".step-*.tmp"):
+                _remove(leftover)
             aside.mkdir(parents=True)
             save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, aside / _STATE)
             (aside / _PROGRESS).write_text(json.dumps(asdict(progress)))
@@ -54,42 +63,68 @@ def save_checkpoint(
             for path in (*aside.iterdir(), aside):
                 _sync(path)
             flush()
-            shutil.rmtree(target, ignore_errors=True)
+            _remove(target)
             aside.rename(target)
             _sync(folder)
         except SafetensorError as error:
-            # safetensors wraps the operating system's error; ENOSPC is what it nearly always is.
-            raise OSError(28, str(error)) from error
+            raise _os_error(error) from error
         finally:
-            shutil.rmtree(aside, ignore_errors=True)
-    for old in sorted(_step_folders(folder))[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
+            _remove(aside)
+    for old in sorted(folder.glob("step-*"))[:-keep]:
+        _remove(old)
     return target
 
 
 def newest_checkpoint(folder: Path, warn: Callable[[str], None]) -> Checkpoint | None:
-    """The newest complete checkpoint; damaged ones are passed over with a warning. None: start from the beginning."""
-    for path in sorted(_step_folders(folder), reverse=True):
+    """The newest complete checkpoint. None: start from the beginning.
+
+    Damaged ones are passed over with a warning, and renamed, so that they never count as one of those to keep.
+    """
+    for path in sorted(folder.glob("step-*"), reverse=True):
         try:
             return _read(path)
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        except (OSError, ValueError, TypeError, RecursionError, SafetensorError) as error:
+            with suppress(OSError):
+                path.rename(folder / f"damaged-{path.name}")
             warn(f"checkpoint {path} is damaged and was passed over: {error}")
     return None
 
 
-def _step_folders(folder: Path) -> Iterator[Path]:
-    return (path for path in folder.glob("step-*") if path.is_dir() and not path.is_symlink())
-
-
 def _read(path: Path) -> Checkpoint:
-    manifest = json.loads((path / _MANIFEST).read_text())
+    if path.is_symlink():
+        raise ValueError("it is a symlink")
+    manifest = _read_small_json(path / _MANIFEST)
     if set(manifest) != {_STATE, _PROGRESS}:
-        raise ValueError(f"its manifest names {sorted(manifest)}")
+        raise ValueError(f"its manifest names {', '.join(sorted(manifest)) or 'nothing'}")
     for name, expected in manifest.items():
         if (path / name).is_symlink() or _fingerprint(path / name) != expected:
             raise ValueError(f"{name} is not what was written")
-    progress = Progress(**json.loads((path / _PROGRESS).read_text()))
+    progress = Progress(**_read_small_json(path / _PROGRESS))
     return Checkpoint(progress=progress, tensors=load_file(path / _STATE))
+
+
+def _read_small_json(path: Path) -> dict[str, Any]:
+    if path.stat().st_size > _LARGEST_JSON:
+        raise ValueError(f"{path.name} has {path.stat().st_size} bytes")
+    value: Any = json.loads(path.read_bytes())
+    if not isinstance(value, dict):
+        raise ValueError(f"{path.name} holds no JSON object")
+    return cast("dict[str, Any]", value)
+
+
+def _remove(path: Path) -> None:
+    """A folder, or whatever else goes by that name; what cannot be removed stays."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+
+
+def _os_error(error: SafetensorError) -> OSError:
+    """The operating system's error that safetensors has wrapped."""
+    number = re.search(r"os error (\d+)", str(error))
+    return OSError(int(number[1]) if number else errno.EIO, str(error))
 
 
 def _fingerprint(path: Path) -> dict[str, int | str]:

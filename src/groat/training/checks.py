@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import replace
@@ -29,6 +30,10 @@ def check_policy_canary(sampler: Sampler, prompt: Prompt, adapter: Adapter, para
             return sampler.sample([prompt], policy, params, [0])[0].completions[0].policy_logprobs[0]
 
     plain, moved = logprob(adapter), logprob(perturbed(adapter))
+    if not math.isfinite(plain):
+        raise CheckError(
+            f"the model's first log-prob is {plain}: its weights hold values that are not finite. Get the model again"
+        )
     if abs(plain - moved) < 1e-7:
         raise CheckError(
             f"policy canary: a perturbed adapter leaves the sampler's log-prob at {plain:.6f}, so the sampler does not "
@@ -59,7 +64,8 @@ def logprob_metrics(differences: Sequence[float]) -> dict[str, float]:
         return {}
     return {
         "sampling/sampling_logp_difference/mean": statistics.fmean(sizes),
-        "sampling/sampling_logp_difference/max": max(sizes),
+        # max() alone would pass over nan.
+        "sampling/sampling_logp_difference/max": max(sizes, key=lambda size: math.inf if math.isnan(size) else size),
     }
 
 

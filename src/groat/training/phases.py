@@ -23,19 +23,20 @@ class Phases:
         self._console = console
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self.stop_requested = False
+        self._has_told = False
 
     @contextmanager
     def phase(
         self, name: str, total: int | None = None, unit: str = "", *, interruptible: bool = False
     ) -> Generator[Callable[[int], None]]:
         """Yields a function to call with what has been done since the last call."""
+        self._look_for_stop(interruptible)
         started = time.perf_counter()
         with self._console.phase(name, total, unit) as shown:
 
             def done(num: int) -> None:
                 shown.advance(num)
-                if interruptible and self.stop_requested:
-                    raise Stopped
+                self._look_for_stop(interruptible)
 
             yield done
         self.seconds[name] += time.perf_counter() - started
@@ -48,7 +49,6 @@ class Phases:
             if self.stop_requested and number == signal.SIGINT:
                 raise KeyboardInterrupt
             self.stop_requested = True
-            self._console.note("Stopping after this step; the run is saved. Ctrl-C again to abort at once.")
 
         try:
             before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -60,3 +60,13 @@ class Phases:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    def _look_for_stop(self, interruptible: bool) -> None:
+        if not self.stop_requested:
+            return
+        # Told here, not in the signal handler, which may have interrupted a print half done.
+        if not self._has_told:
+            self._has_told = True
+            self._console.note("Stopping after this step; the run is saved. Ctrl-C again to abort at once.")
+        if interruptible:
+            raise Stopped

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from groat.config.tree import RunConfig
 from groat.learning.learner import Learner
 from groat.memory.measure import gib, peak_bytes, resident_bytes
 from groat.model.peft_files import save_peft
-from groat.tasks.task import Task
+from groat.tasks.task import PYTHON_TASK, Task
 from groat.tracking.before_after import paired_answers
 from groat.tracking.console import Console
 from groat.tracking.folder import RunFolder, numbered_output_dir, write_atomically
@@ -21,12 +22,15 @@ from groat.tracking.lock import RunLock
 from groat.tracking.rows import Evaluation, RolloutRow
 from groat.tracking.store import RunStore
 from groat.training.build import Built, build
-from groat.training.checkpoint import Progress, newest_checkpoint, save_checkpoint
+from groat.training.checkpoint import Checkpoint, Progress, newest_checkpoint, save_checkpoint
 from groat.training.checks import check_logprob_difference, check_policy_canary, logprob_metrics
 from groat.training.evaluate import evaluate
 from groat.training.phases import Phases, Stopped
 from groat.training.step import StepResult, step_problems, step_seeds, train_step
 from groat.types import UserError
+
+OnStep = Callable[[int, Mapping[str, float]], None]
+"""Called after every step with its number and its figures; it may raise Stopped to end the run there, saved."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,44 +52,63 @@ class Summary:
     greedy_after: Evaluation | None
 
 
-def train(config: RunConfig, console: Console, task: Task | None = None) -> Summary:
+def train(
+    config: RunConfig, console: Console, task: Task | None = None, on_step: OnStep = lambda _, __: None
+) -> Summary:
     """Start a run in a new folder. `task` replaces the configured one (the Python API's datasets and functions)."""
     path = numbered_output_dir(config.output_dir, config.model.name, config.task.name)
     config = replace(config, output_dir=str(path))
     folder = RunFolder.create(path)
     with RunLock(folder.path):
         write_atomically(folder.config_path, to_yaml(config).encode())
-        return _run(config, folder, console, task)
+        try:
+            return _run(config, folder, console, task, on_step)
+        except UserError:
+            if not folder.store_path.exists():
+                _clear_away(folder)
+            raise
 
 
-def resume(run_folder: Path, console: Console, max_steps: int | None = None, task: Task | None = None) -> Summary:
+def resume(
+    run_folder: Path,
+    console: Console,
+    max_steps: int | None = None,
+    task: Task | None = None,
+    on_step: OnStep = lambda _, __: None,
+) -> Summary:
     """Go on with a run from its newest complete checkpoint, bit for bit as if it had never stopped."""
     folder = RunFolder.open(run_folder)
     with RunLock(folder.path):
         config = replace(read_yaml(folder.config_path), output_dir=str(run_folder))
         if max_steps is not None:
             config = replace(config, training=replace(config.training, max_steps=max_steps))
-            write_atomically(folder.config_path, to_yaml(config).encode())
-        return _run(config, folder, console, task)
+        return _run(config, folder, console, task, on_step)
 
 
-def _run(config: RunConfig, folder: RunFolder, console: Console, task: Task | None) -> Summary:
+def _run(config: RunConfig, folder: RunFolder, console: Console, task: Task | None, on_step: OnStep) -> Summary:
     phases = Phases(console)
-    with phases.stopping_on_signals(), RunStore(folder.store_path) as store:
+    with phases.stopping_on_signals():
         with phases.phase("load"):
             built = build(config, task)
-        write_atomically(folder.plan_path, built.plan.to_json().encode())
-        run = _Run(config, folder, console, phases, store, built)
-        try:
-            run.restore()
-            run.train()
-        except Stopped:
-            pass
-        except UserError as error:
-            store.record_event(run.step, "error", str(error))
-            run.save()
-            raise type(error)(f"{error}. The run is saved in {folder.path}: groat resume {folder.path}") from error
-        return run.close()
+        with RunStore(folder.store_path) as store:
+            run = _Run(config, folder, console, phases, store, built, on_step)
+            try:
+                run.restore()
+                with suppress(Stopped):
+                    run.train()
+                run.save()
+                return run.close()
+            except UserError as error:
+                raise type(error)(run.last_words(error)) from error
+
+
+def _clear_away(folder: RunFolder) -> None:
+    """Nothing was begun: leave the name free for the corrected recipe."""
+    with suppress(OSError):
+        folder.config_path.unlink(missing_ok=True)
+        (folder.path / "run.lock").unlink()
+        folder.checkpoints.rmdir()
+        folder.path.rmdir()
 
 
 class _Run:
@@ -99,6 +122,7 @@ class _Run:
         phases: Phases,
         store: RunStore,
         built: Built,
+        on_step: OnStep,
     ) -> None:
         self._config = config
         self._folder = folder
@@ -106,6 +130,7 @@ class _Run:
         self._phases = phases
         self._store = store
         self._built = built
+        self._on_step = on_step
         self._learner: Learner = built.parts.learner
         self._train_seconds = 0.0
         self._earlier_peak = 0
@@ -117,30 +142,30 @@ class _Run:
         checkpoint = newest_checkpoint(self._folder.checkpoints, lambda words: self._event("checkpoint", words))
         if checkpoint is not None:
             progress = checkpoint.progress
+            self._check_fits(checkpoint)
             self._learner.restore(checkpoint.tensors, progress.policy_version)
             self.step = self._saved_step = progress.step
             self._train_seconds, self._earlier_peak = progress.train_seconds, progress.peak_bytes
             self._console.note(f"Going on from the checkpoint of step {self.step}")
+        self._adopt_config()
         self._store.forget_after(self.step)
 
     def train(self) -> None:
         """Evaluate, then step until all steps are done or the user asks to stop."""
         config = self._config
         self._announce()
-        if self.step == 0:
-            if config.checks.policy_canary:
-                first = self._built.parts.encode([self._built.task.train[0]])[0]
-                check_policy_canary(self._built.parts.sampler, first, self._learner.adapter, self._built.parts.sampling)
+        if self.step == 0 and config.checks.policy_canary:
+            first = self._built.parts.encode([self._built.task.train[0]])[0]
+            check_policy_canary(self._built.parts.sampler, first, self._learner.adapter, self._built.parts.sampling)
         self._evaluate_if_due()
         if self.step < config.training.max_steps:
+            # A run that is extended is no longer finished.
+            self._folder.summary_path.unlink(missing_ok=True)
             self._console.start_run(config.training.max_steps, self.step + 1)
-        while self.step < config.training.max_steps:
+        while self.step < config.training.max_steps and not self._phases.stop_requested:
             self._one_step()
             if self.step % config.training.save_steps == 0 or self.step == config.training.max_steps:
                 self.save()
-            if self._phases.stop_requested:
-                self.save()
-                raise Stopped
             self._evaluate_if_due()
 
     def save(self) -> None:
@@ -191,6 +216,46 @@ class _Run:
         self._show_end(summary, before, after)
         return summary
 
+    def last_words(self, error: UserError) -> str:
+        """Record the error and save what was trained, as far as the disk allows; returns what to tell the user."""
+        words = str(error)
+        # The first error is the one to put right, even where it keeps us from recording it.
+        with suppress(UserError):
+            self._store.record_event(self.step, "error", words)
+        with suppress(UserError):
+            self.save()
+        go_on = f"go on from step {self._saved_step}" if self._saved_step else "go on"
+        return f"{words.rstrip('.')}. Once that is put right, {go_on}: {_how_to_resume(self._config)}"
+
+    def _check_fits(self, checkpoint: Checkpoint) -> None:
+        found = {name: tensor.shape for name, tensor in checkpoint.tensors.items() if name.startswith("adapter.")}
+        if found != {name: tensor.shape for name, tensor in self._learner.state().items()}:
+            raise UserError(
+                f"the checkpoint of step {checkpoint.progress.step} in {self._folder.checkpoints} is of an adapter "
+                f"with other sizes: put model.name and lora.r in {self._folder.config_path} back to what they were"
+            )
+
+    def _adopt_config(self) -> None:
+        """From here on this config is the run's own; another number of steps than before is checked and told."""
+        before, now = read_yaml(self._folder.config_path).training, self._config.training
+        if now.max_steps < self.step:
+            raise UserError(
+                f"training.max_steps {now.max_steps} lies behind this run, which has trained {self.step} steps: "
+                f"ask for {self.step} or more"
+            )
+        if (
+            self.step
+            and now.max_steps != before.max_steps
+            and (now.lr_scheduler_type, now.warmup_ratio) != ("constant", 0)
+        ):
+            self._event(
+                "learning rate",
+                f"its schedule now ends at step {now.max_steps}; the first {self.step} steps followed one that ended "
+                f"at step {before.max_steps}, unlike a run of {now.max_steps} steps from the start",
+            )
+        write_atomically(self._folder.config_path, to_yaml(self._config).encode())
+        write_atomically(self._folder.plan_path, self._built.plan.to_json().encode())
+
     def _announce(self) -> None:
         built, plan = self._built, self._built.plan
         self._console.note(
@@ -220,6 +285,7 @@ class _Run:
         self.step = step
         self._console.step(step, metrics, timings)
         self._check(result, metrics)
+        self._on_step(step, {**metrics, **timings})
 
     def _check(self, result: StepResult, metrics: Mapping[str, float]) -> None:
         largest = metrics.get("sampling/sampling_logp_difference/max", 0.0)
@@ -274,7 +340,7 @@ class _Run:
 
     def _show_end(self, summary: Summary, before: Mapping[str, Evaluation], after: Mapping[str, Evaluation]) -> None:
         if not summary.finished:
-            self._console.note(f"Stopped at step {self.step}. Go on with: groat resume {self._folder.path}")
+            self._console.note(f"Stopped at step {self.step}. Go on with: {_how_to_resume(self._config)}")
             return
         if after:
             with RunStore.read(self._folder.store_path) as reader:
@@ -293,6 +359,12 @@ class _Run:
     @property
     def _peak_bytes(self) -> int:
         return max(self._earlier_peak, peak_bytes())
+
+
+def _how_to_resume(config: RunConfig) -> str:
+    if config.task.name == PYTHON_TASK:
+        return "trainer.train(resume_from_checkpoint=True) in the script that started it"
+    return f"groat resume {config.output_dir}"
 
 
 def _rollout_rows(result: StepResult) -> Sequence[RolloutRow]:

@@ -63,6 +63,14 @@ def test_an_adapter_comes_back_bit_for_bit_and_ready_to_train(tmp_path):
         assert torch.equal(back.named_tensors()[name], tensor), name
 
 
+def test_equal_adapters_are_saved_as_equal_bytes(tmp_path):
+    # safetensors keeps metadata in a hash map, whose order changes from one save to the next.
+    for number in range(10):
+        save_peft(random_adapter(), SPEC, "tiny", tmp_path / str(number))
+    files = [(tmp_path / str(number) / "adapter_model.safetensors").read_bytes() for number in range(10)]
+    assert len(set(files)) == 1
+
+
 def test_saving_again_replaces_the_adapter_and_leaves_no_other_files(tmp_path):
     save_peft(random_adapter(rank=2), SPEC, "tiny", tmp_path)
     save_peft(random_adapter(rank=4), SPEC, "tiny", tmp_path)

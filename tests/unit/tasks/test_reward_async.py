@@ -116,6 +116,7 @@ def test_an_async_function_that_cancels_itself_is_an_error():
         a_grader(reward).grade([a_group("a")])
 
 
+@pytest.mark.filterwarnings("ignore:coroutine")
 def test_a_forgotten_await_is_an_error():
     async def inner(completions):
         return [1.0]

@@ -34,7 +34,14 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_built_in_names_are_found():
-    assert set(BUILT_IN) == {"correct_answer", "written_steps", "exact_match", "numeric_match", "answer_match"}
+    assert set(BUILT_IN) == {
+        "correct_answer",
+        "right_steps",
+        "written_steps",
+        "exact_match",
+        "numeric_match",
+        "answer_match",
+    }
     assert all(load_reward(name) is function for name, function in BUILT_IN.items())
 
 
@@ -56,7 +63,7 @@ def test_an_edited_file_is_loaded_again(file: Path):
         ("zzz", r"no reward function 'zzz'\. Built in are correct_answer, .*path/to/file.py:function"),
         ("rewards.txt:length", r"no reward function 'rewards.txt:length'"),
         ("", "no reward function ''"),
-        ("nowhere/rewards.py:length", r"cannot read the reward file nowhere.rewards.py: No such file"),
+        ("nowhere/rewards.py:length", rr"cannot read the reward file nowhere.rewards.py \(looked for in .*\): No such file"),
         ("{file}:width", r"has no function 'width'; it has length, other"),
         ("{file}:constant", "has no function 'constant'"),
         ("{file}:", "has no function ''"),

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from groat.tasks.verifiers import answer_match, correct_answer, exact_match, numeric_match, written_steps
+from groat.tasks.verifiers import answer_match, correct_answer, exact_match, numeric_match, right_steps, written_steps
 
 SOLUTION = "5 + 3 = 8\n8 - 2 = 6\nAnswer: 6"
 
@@ -68,6 +68,29 @@ def test_correct_answer_wants_the_number_alone_on_the_last_answer_line(text: str
 )
 def test_written_steps_wants_true_steps_then_the_last_result_and_nothing_else(text: str, score: float):
     assert written_steps([text]) == [score]
+
+
+def test_written_steps_earn_nothing_where_a_problem_takes_another_number_of_steps():
+    text = "5 + 3 = 8\n8 - 2 = 6\nAnswer: 6"
+    assert written_steps([text, text, text], num_steps=[1, 2, 3]) == [0.0, 1.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("text", "share"),
+    [
+        ("5 + 3 = 8\n8 - 2 = 6\nAnswer: 6", 1.0),
+        ("5 + 3 = 8\n8 - 2 = 6\nAnswer: 7", 1.0),  # the answer is another reward's business
+        ("5 + 3 = 8\nAnswer: 8", 1 / 2),
+        ("5 + 3 = 8\n8 - 3 = 5\nAnswer: 5", 1 / 2),
+        ("5 + 2 = 7\n8 - 2 = 6\nAnswer: 6", 1 / 2),  # the second is right
+        ("5 + 3 = 9\n9 - 2 = 7\nAnswer: 7", 1 / 2),  # both have the right sign and second number: half each
+        ("8 - 2 = 6\n5 + 3 = 8\nAnswer: 8", 0.0),  # each in its place
+        ("5 + 3 = 8\n8 - 2 = 6\n6 + 0 = 6\nAnswer: 6", 2 / 3),  # an extra step counts against it
+        ("", 0.0),
+    ],
+)
+def test_right_steps_are_counted_place_by_place_and_half_right_ones_half(text: str, share: float):
+    assert right_steps([text], solution=["5 + 3 = 8\n8 - 2 = 6\nAnswer: 6"]) == [pytest.approx(share)]
 
 
 def test_exact_match_ignores_only_blanks_around_the_text():

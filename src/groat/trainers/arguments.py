@@ -1,0 +1,85 @@
+"""A trainer's arguments that TRL takes as objects: what groat can use of them, or what to give instead."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any, cast
+
+from groat.tasks.reward_loading import BUILT_IN
+from groat.types import UserError
+
+RewardFunc = Callable[..., Any] | str
+Rows = Iterable[Mapping[str, Any]]
+
+_MODEL_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def model_name(model: Any) -> str:
+    """What names the model: a folder, a .gguf file, a hub id or groat's default model."""
+    if isinstance(model, str | PathLike):
+        return str(cast("str | PathLike[str]", model))
+    name = getattr(model, "name_or_path", None) or getattr(getattr(model, "config", None), "_name_or_path", None)
+    hint = f"model={name!r}" if name else "the folder or name you loaded it from, which is its name_or_path"
+    raise UserError(
+        f"model is a {type(model).__name__}; groat loads the weights itself and stores them once, for sampling and "
+        f"learning: pass {hint}"
+    )
+
+
+def tokenizer_notes(processing_class: Any, model: str) -> list[str]:
+    """A note where a tokenizer of this model was given; UserError for any other."""
+    if processing_class is None:
+        return []
+    name = getattr(processing_class, "name_or_path", None)
+    if not name or str(name) != model:
+        raise UserError(
+            f"processing_class is the tokenizer of {name!r}, the model {model!r}: groat reads the tokenizer that "
+            "belongs to the model. Leave processing_class out; another chat template goes into args.chat_template"
+        )
+    return [
+        "processing_class: groat reads the model's own tokenizer; settings made on this object (padding, a chat "
+        "template) are not used"
+    ]
+
+
+def reward_list(reward_funcs: RewardFunc | Sequence[RewardFunc] | None) -> list[RewardFunc]:
+    """The reward functions as a list; UserError for what looks like a reward model."""
+    if reward_funcs is None:
+        return []
+    given = [reward_funcs] if isinstance(reward_funcs, str) or callable(reward_funcs) else list(reward_funcs)
+    for function in given:
+        if isinstance(function, str) and function not in BUILT_IN and ":" not in function:
+            if not _MODEL_ID.fullmatch(function):
+                continue  # an unknown name, which the loading of rewards reports with the nearest one
+            raise UserError(
+                f"reward_funcs has {function!r}, which looks like a reward model: groat runs functions only. Load the "
+                "model yourself and call it inside a function, or name one of " + ", ".join(BUILT_IN)
+            )
+    return given
+
+
+def dataset_rows(dataset: Any, argument: str) -> Rows:
+    """Anything that yields mappings: a list of dicts, or a `datasets.Dataset`."""
+    if dataset is None:
+        raise UserError(f"{argument} is missing: give a list of dicts or a datasets.Dataset with a `prompt` column")
+    if isinstance(dataset, str | Path):
+        raise UserError(
+            f"{argument} is {str(dataset)!r}: give the rows themselves, such as "
+            f'datasets.load_dataset("json", data_files={str(dataset)!r})["train"]'
+        )
+    if isinstance(dataset, Mapping):
+        splits = ", ".join(map(str, cast("Mapping[Any, Any]", dataset)))
+        raise UserError(f"{argument} is a dict with {splits}: give one of them, such as dataset[...]")
+    if not isinstance(dataset, Iterable):
+        raise UserError(f"{argument} is a {type(dataset).__name__}: give a list of dicts or a datasets.Dataset")
+    return cast(Rows, dataset)
+
+
+def refuse_others(others: Mapping[str, tuple[Any, str]]) -> None:
+    """UserError for arguments of TRL's trainer that groat does not have; by name, what was given and what to do."""
+    for name, (value, instead) in others.items():
+        if value is not None:
+            raise UserError(f"{name} is given, but groat's GRPOTrainer does not have it: {instead}")

@@ -1,0 +1,117 @@
+import itertools
+import json
+import re
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from groat.config.sizes import parse_size
+from groat.config.tree import LoraConfig, MemoryConfig, RunConfig
+from groat.memory import plan as planning
+from groat.memory.plan import MemoryPlan, plan_memory
+from groat.model.spec import ModelSpec
+from groat.types import UserError
+
+SPEC = ModelSpec(
+    family="llama",
+    num_layers=30,
+    hidden_size=576,
+    intermediate_size=1536,
+    num_heads=9,
+    num_kv_heads=3,
+    head_dim=64,
+    vocab_size=49152,
+    norm_epsilon=1e-5,
+    rope_theta=100000.0,
+    rope_scaling=None,
+    tied_head=True,
+    qkv_bias=False,
+    output_bias=False,
+    mlp_bias=False,
+    qk_norm=False,
+    max_context=8192,
+)
+"""SmolLM2-135M."""
+
+
+def plan_for(budget: str | None, **memory: object) -> MemoryPlan:
+    return plan_memory(RunConfig(memory=MemoryConfig(budget=budget, **memory)), SPEC)  # type: ignore[arg-type]
+
+
+def told_budget(rank: int = 16) -> str:
+    """The smallest budget, as the refusal of an impossible one tells it."""
+    config = RunConfig(lora=LoraConfig(r=rank), memory=MemoryConfig(budget="400MiB"))
+    with pytest.raises(UserError) as refused:
+        plan_memory(config, SPEC)
+    found = re.search(r"smallest that can is ([0-9.]+GiB)", str(refused.value))
+    assert found
+    return found[1]
+
+
+def smallest_mebibytes() -> int:
+    return parse_size(told_budget()) // 2**20
+
+
+def test_a_budget_that_cannot_be_kept_is_refused_with_ways_to_need_less() -> None:
+    with pytest.raises(UserError, match=r"memory.budget 400MiB cannot be kept.*sampling.max_concurrent.*lora.r"):
+        plan_for("400MiB")
+
+
+@pytest.mark.parametrize("rank", range(8, 40, 2))
+def test_the_smallest_budget_that_is_told_can_be_kept_and_a_tenth_less_cannot(rank: int) -> None:
+    told = told_budget(rank)
+    config = RunConfig(lora=LoraConfig(r=rank), memory=MemoryConfig(budget=told))
+    assert plan_memory(config, SPEC).peak_bytes <= parse_size(told)
+    with pytest.raises(UserError):
+        plan_memory(replace(config, memory=MemoryConfig(budget=f"{parse_size(told) * 9 // 10 // 1000}KB")), SPEC)
+
+
+def test_every_plan_keeps_to_its_budget() -> None:
+    for mebibytes in range(smallest_mebibytes(), 16_000, 97):
+        assert plan_for(f"{mebibytes}MiB").peak_bytes <= mebibytes * 2**20
+
+
+def test_more_memory_never_gives_a_slower_plan() -> None:
+    plans = [plan_for(f"{mebibytes}MiB") for mebibytes in range(smallest_mebibytes(), 16_000, 97)]
+    for less, more in itertools.pairwise(plans):
+        costs = [planning._cost(plan.microbatch_tokens, plan.checkpoint_layers) for plan in (less, more)]
+        assert costs[1] <= costs[0] or more.max_concurrent > less.max_concurrent
+        assert more.max_concurrent >= less.max_concurrent
+        if more.checkpoint_layers == less.checkpoint_layers:
+            assert more.microbatch_tokens >= less.microbatch_tokens
+    assert plans[0].checkpoint_layers
+    assert not plans[-1].checkpoint_layers
+
+
+def test_what_the_user_fixes_is_not_decided_again() -> None:
+    plan = plan_for("8GiB", microbatch_tokens=333, head_chunk_tokens=77, gradient_checkpointing=True)
+    assert (plan.microbatch_tokens, plan.head_chunk_tokens, plan.checkpoint_layers) == (333, 77, True)
+    assert not plan_for("16GiB", gradient_checkpointing=False).checkpoint_layers
+
+
+def test_the_peak_is_the_larger_phase_and_the_plan_is_kept_as_json() -> None:
+    plan = plan_for("4GiB")
+    sums = {phase: sum(parts.values()) for phase, parts in plan.phases.items()}
+    assert plan.peak_bytes == max(sums.values())
+    kept = json.loads(plan.to_json())
+    assert kept["peak_bytes"] == plan.peak_bytes
+    assert kept["phases"]["LEARN"]["weights"] == plan.phases["SAMPLE"]["weights"]
+
+
+def test_no_more_sequences_are_planned_for_than_a_step_or_an_evaluation_has() -> None:
+    config = RunConfig()
+    few = replace(config, evaluation=replace(config.evaluation, num_problems=0))
+    assert plan_memory(few, SPEC).max_concurrent == 64
+    assert plan_memory(config, SPEC).max_concurrent == 128
+
+
+def test_a_budget_in_another_unit_is_the_same_budget() -> None:
+    assert parse_size("2GiB") == parse_size("2048MiB")
+    assert plan_for("2GiB") == plan_for("2048MiB")
+
+
+def test_planning_loads_no_torch() -> None:
+    code = "import sys\nimport groat.memory.plan\nassert not {'torch', 'numpy'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,59 @@
+"""What memory/sizes.py predicts, against the tensors of a model that was really loaded."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from groat.config.tree import LoraConfig, ModelConfig
+from groat.memory.measure import peak_bytes, resident_bytes
+from groat.memory.sizes import adapter_bytes, head_chunk_bytes, kv_bytes, layer_input_bytes, weight_bytes
+from groat.model.load import LoadedModel, load_model
+from groat.model.lora import new_adapter
+from groat.sampling.native.cache import SuffixArena
+from groat.testing import tiny_model
+
+
+@pytest.fixture(scope="module", params=["llama", "qwen2", "qwen3"])
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
+    folder = tiny_model(tmp_path_factory.mktemp("model") / "tiny", request.param)
+    return load_model(ModelConfig(name=str(folder)))
+
+
+def test_the_weights_are_those_that_were_loaded_without_norms_and_biases(model: LoadedModel) -> None:
+    matrices = sum(tensor.nbytes for tensor in model.weights.tensors() if tensor.ndim == 2)
+    assert weight_bytes(model.spec) == matrices
+    whole = sum(tensor.nbytes for tensor in model.weights.tensors())
+    assert matrices <= whole < 1.02 * matrices
+
+
+def test_the_weights_of_a_tiny_llama_by_hand(tmp_path: Path) -> None:
+    spec = load_model(ModelConfig(name=str(tiny_model(tmp_path / "tiny")))).spec
+    # Per layer: q and o 32 x 32, k and v 32 x 16, three of 32 x 64. Embedding and head 259 x 32.
+    per_layer = 2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64
+    assert weight_bytes(spec) == 4 * (2 * per_layer + 2 * 259 * 32)
+    assert weight_bytes(replace(spec, tied_head=True)) == 4 * (2 * per_layer + 259 * 32)
+    # Keys and values: 2 layers x 2 heads x 8.
+    assert kv_bytes(spec) == 4 * 2 * 2 * 16
+    assert layer_input_bytes(spec) == 4 * 2 * 32
+    assert head_chunk_bytes(spec, 100) == 4 * 2 * 100 * 259
+
+
+@pytest.mark.parametrize("rank", [1, 3, 16])
+def test_the_adapter_is_exactly_the_tensors_of_a_new_one(model: LoadedModel, rank: int) -> None:
+    adapter = new_adapter(model.spec, LoraConfig(r=rank), torch.Generator())
+    assert adapter_bytes(model.spec, rank) == sum(tensor.nbytes for tensor in adapter.named_tensors().values())
+
+
+def test_keys_and_values_of_a_cached_token_are_those_of_the_samplers_arena(model: LoadedModel) -> None:
+    arena = SuffixArena(model.spec, 8, torch.float32)
+    arena.reserve(8)
+    arena.rearrange([None] * 3)
+    tensors = [*arena.keys, *arena.values]
+    tokens = tensors[0].shape[0] * tensors[0].shape[2]
+    assert sum(tensor.nbytes for tensor in tensors) == kv_bytes(model.spec) * tokens
+
+
+def test_what_is_measured_is_a_process_with_torch_in_it() -> None:
+    assert 50 * 2**20 < resident_bytes() <= peak_bytes() < 2**40

@@ -1,0 +1,141 @@
+"""Micro-batches: what is counted, what is shared, and where every token ends up."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny_decoders import sample_of
+
+from groat.batching import MicroBatch, pack
+from groat.trees import Node
+from groat.types import Sample
+
+PROMPT = (1, 2, 3, 4, 5)
+
+
+def sizes(microbatches: tuple[MicroBatch, ...]) -> list[int]:
+    return [len(microbatch.token_ids_T) for microbatch in microbatches]
+
+
+def test_a_prompt_is_counted_once_and_the_last_token_not_at_all():
+    """5 prompt tokens, then 3 - 1 and 2 - 1 completion tokens: the last one of each predicts nothing."""
+    (microbatch,) = pack([sample_of(PROMPT, (7, 8, 9)), sample_of(PROMPT, (6, 9))], 100)
+    assert microbatch.token_ids_T.tolist() == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert microbatch.positions_T.tolist() == [0, 1, 2, 3, 4, 5, 5, 6]
+    assert microbatch.nodes == (Node(0, 5, 8, True), Node(5, 6, 6, False), Node(6, 8, 8, False))
+
+
+def test_every_completion_token_is_predicted_by_the_row_before_it():
+    """Sorted by their tokens, (6, 9) comes before (7, 8, 9). Row 4 ends the prompt, and predicts both beginnings."""
+    (microbatch,) = pack([sample_of(PROMPT, (7, 8, 9)), sample_of(PROMPT, (6, 9))], 100)
+    assert microbatch.samples == (1, 0)
+    assert microbatch.targets.token_ids_N.tolist() == [6, 9, 7, 8, 9]
+    assert microbatch.targets.sequence_N.tolist() == [0, 0, 1, 1, 1]
+    assert microbatch.targets.lengths_S.tolist() == [2, 3]
+    assert microbatch.predictor_N.tolist() == [4, 5, 4, 6, 7]
+
+
+def test_one_token_prompts_and_one_token_completions_pack():
+    (microbatch,) = pack([sample_of((1,), (2,))], 100)
+    assert microbatch.token_ids_T.tolist() == [1]
+    assert microbatch.predictor_N.tolist() == [0]
+    assert microbatch.targets.token_ids_N.tolist() == [2]
+
+
+def test_no_samples_make_no_microbatches():
+    assert pack([], 100) == ()
+
+
+def test_a_sample_longer_than_the_budget_goes_alone():
+    long = sample_of((4,) * 20, (5, 6))
+    microbatches = pack([sample_of((3,) * 4, (7, 8)), long, sample_of((9,) * 4, (7, 8))], 10)
+    assert [microbatch.samples for microbatch in microbatches] == [(0,), (1,), (2,)]
+    assert sizes(microbatches) == [5, 21, 5]
+
+
+def test_samples_fill_a_microbatch_up_to_its_budget():
+    """Each has 4 + 2 - 1 = 5 tokens, and nothing is shared: 2 fit into 10, 1 into 9."""
+    samples = [sample_of((first,) * 4, (7, 8)) for first in range(1, 6)]
+    assert sizes(pack(samples, 10)) == [10, 10, 5]
+    assert sizes(pack(samples, 9)) == [5] * 5
+
+
+def test_a_prompt_split_over_two_microbatches_is_in_both():
+    """A prompt of 8 tokens with completions of 5 - 1 = 4: two make 16 tokens.
+
+    They need a budget of 19: of a shared beginning, 3 tokens are counted for every sample, because another sample may
+    branch off just before them.
+    """
+    samples = [sample_of(range(8), (first, 1, 2, 3, 4)) for first in range(10, 14)]
+    assert sizes(pack(samples, 19)) == [16, 16]
+    assert sizes(pack(samples, 18)) == [12] * 4
+
+
+def test_beginnings_too_short_to_share_are_counted_for_every_sample():
+    """All begin with token 1, as with a BOS token. One shared token makes no node, so each sample has all of its 5."""
+    samples = [sample_of((1, first, 5, 6), (7, 8)) for first in range(20, 26)]
+    assert sizes(pack(samples, 21)) == [20, 10]
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_no_microbatch_exceeds_the_budget_unless_it_is_one_sample(seed: int):
+    source = random.Random(seed)
+    samples = random_samples(source)
+    budget = source.randint(1, 60)
+    for microbatch in pack(samples, budget):
+        assert len(microbatch.token_ids_T) <= budget or len(microbatch.samples) == 1
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_every_sample_lies_whole_in_one_microbatch(seed: int):
+    source = random.Random(seed)
+    samples = random_samples(source)
+    microbatches = pack(samples, source.randint(1, 60))
+    assert sorted(index for microbatch in microbatches for index in microbatch.samples) == list(range(len(samples)))
+    for microbatch in microbatches:
+        for place, index in enumerate(microbatch.samples):
+            check_is_there(microbatch, place, samples[index])
+
+
+def check_is_there(microbatch: MicroBatch, place: int, sample: Sample) -> None:
+    """All of a sample's numbers, and its tokens shifted by one."""
+    is_its_own = microbatch.targets.sequence_N == place
+    completion, targets = sample.completion, microbatch.targets
+    assert targets.token_ids_N[is_its_own].tolist() == list(completion.token_ids)
+    before = (*sample.prompt.token_ids, *completion.token_ids)[len(sample.prompt.token_ids) - 1 : -1]
+    rows = microbatch.predictor_N[is_its_own]
+    assert microbatch.token_ids_T[rows].tolist() == list(before)
+    first = len(sample.prompt.token_ids) - 1
+    assert microbatch.positions_T[rows].tolist() == list(range(first, first + len(before)))
+    assert targets.old_logprobs_N is not None
+    for column, values in (
+        (targets.advantages_N, sample.advantages),
+        (targets.sampler_logprobs_N, completion.sampler_logprobs),
+        (targets.old_logprobs_N, completion.old_logprobs),
+        (microbatch.policy_logprobs_N, completion.policy_logprobs),
+    ):
+        assert torch.equal(column[is_its_own], torch.tensor(values))
+    assert targets.reference_logprobs_N is None
+
+
+def random_samples(source: random.Random) -> list[Sample]:
+    prompts = [tuple(source.choices((1, 2), k=source.randint(1, 10))) for _ in range(4)]
+    samples: list[Sample] = []
+    for _ in range(source.randint(1, 16)):
+        sample = sample_of(source.choice(prompts), source.choices((1, 2), k=source.randint(1, 10)))
+        count = sample.num_tokens
+        sampler, policy, old = (tuple(source.random() for _ in range(count)) for _ in range(3))
+        completion = replace(sample.completion, sampler_logprobs=sampler, policy_logprobs=policy, old_logprobs=old)
+        advantages = tuple(source.random() for _ in range(count))
+        samples.append(replace(sample, completion=completion, advantages=advantages))
+    return samples
+
+
+def test_samples_scored_in_part_are_refused():
+    scored = sample_of((1, 2), (3,))
+    scored = replace(scored, completion=replace(scored.completion, old_logprobs=(-1.0,)))
+    with pytest.raises(AssertionError, match="some completions were scored"):
+        pack([scored, sample_of((1, 2), (4,))], 100)
