@@ -22,7 +22,13 @@ inputs = tokenizer.apply_chat_template(
 def seconds_for(new_tokens: int) -> float:
     started = time.perf_counter()
     model.generate(
-        **inputs, max_new_tokens=new_tokens, min_new_tokens=new_tokens, do_sample=True, temperature=1.0, top_k=0, top_p=1.0
+        **inputs,
+        max_new_tokens=new_tokens,
+        min_new_tokens=new_tokens,
+        do_sample=True,
+        temperature=1.0,
+        top_k=0,
+        top_p=1.0,
     )
     return time.perf_counter() - started
 

@@ -6,6 +6,7 @@ import statistics
 import sys
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -64,7 +65,7 @@ print(
     json.dumps(
         {
             "peer": "TRL GRPOTrainer (checkpointing)",
-            "step_seconds": round(statistics.median(after - before for before, after in zip(ends, ends[1:])), 2),
+            "step_seconds": round(statistics.median(after - before for before, after in pairwise(ends)), 2),
             "peak_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 3),
         }
     )

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-
 MIN_SHARED = 4
 """Tokens that make a shared beginning worth a node."""
 

@@ -8,10 +8,10 @@ from dataclasses import replace
 import pytest
 from tiny_decoders import LetterTokenizer, prompt_of, tiny_adapter, tiny_decoder
 
-import groat.testing
 from groat.model.lora import Adapter
 from groat.sampling.base import Sampler, SamplingParams
 from groat.sampling.native.sampler import NativeSampler
+from groat.testing import ScriptedSampler
 from groat.types import FinishReason, Group
 
 PROMPTS = [prompt_of(ids, name=str(index)) for index, ids in enumerate([(1, 2, 3), (4,), (1, 2, 3), (1, 2, 3, 5, 6)])]
@@ -26,9 +26,10 @@ def native() -> Sampler:
 
 
 def scripted() -> Sampler:
-    if not hasattr(groat.testing, "ScriptedSampler"):
-        pytest.skip("groat.testing has no ScriptedSampler yet")
-    return groat.testing.ScriptedSampler()
+    """Answers of 1 to 9 letters: the longest, with its stop token, do not fit into 8 tokens."""
+    return ScriptedSampler(
+        lambda prompt, seed, index: "abcdefghi"[: 1 + (seed + 3 * index) % 9], stop_token_id=STOP_TOKEN
+    )
 
 
 @pytest.fixture(params=[native, scripted])

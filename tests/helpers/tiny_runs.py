@@ -77,6 +77,7 @@ def groat(
     trace: bool = False,
     kill_at_call: int | None = None,
     signals: Mapping[tuple[str, int], tuple[signal.Signals, ...]] | None = None,
+    environment: Mapping[str, str] | None = None,
     timeout: float = 120,
 ) -> Ended:
     """Run `groat ARGS` in `folder`.
@@ -88,7 +89,15 @@ def groat(
     spans_file = folder / "spans.json"
     child = _FORKS.Process(
         target=_child,
-        args=(folder, list(args), (out, err), spans_file if trace else None, kill_at_call, dict(signals or {})),
+        args=(
+            folder,
+            list(args),
+            (out, err),
+            spans_file if trace else None,
+            kill_at_call,
+            dict(signals or {}),
+            dict(environment or {}),
+        ),
     )
     child.start()
     child.join(timeout)
@@ -143,7 +152,9 @@ def _child(
     spans_file: Path | None,
     kill_at_call: int | None,
     signals: dict[tuple[str, int], tuple[signal.Signals, ...]],
+    environment: dict[str, str],
 ) -> None:
+    os.environ.update(environment)
     os.chdir(folder)
     for descriptor, log in enumerate(logs, start=1):
         os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)

@@ -131,7 +131,7 @@ def random_forest(seed: int) -> tuple[list[tuple[int, ...]], Forest]:
     """Few different tokens, so that much is shared; some paths begin others, and some are given twice."""
     source = random.Random(seed)
     paths = [tuple(source.choices((1, 2), k=source.randint(1, 12))) for _ in range(source.randint(1, 12))]
-    paths += [path + (1, 2) for path in source.sample(paths, len(paths) // 3)]
+    paths += [(*path, 1, 2) for path in source.sample(paths, len(paths) // 3)]
     paths += source.sample(paths, len(paths) // 3)
     max_run = source.choice([None, 1, 2, 5])
     return paths, grow(paths, min_shared=source.randint(1, 5), max_run=max_run)

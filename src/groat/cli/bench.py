@@ -86,7 +86,7 @@ class _Work:
             train=problems,
             held_out=problems,
             rewards=(RewardFunction(name="varied", function=varied_reward),),
-            is_correct=lambda problem, text: False,
+            is_correct=lambda _, __: False,
         )
         self._built = build(replace(config, evaluation=replace(config.evaluation, num_problems=0)), task)
         self._problems = problems

@@ -29,6 +29,8 @@ from groat.types import UserError
 _MICROBATCHES = (4096, 2048, 1024, 768, 512, 384, 256)
 _SHARED_TOKENS = 256
 """Tokens that every micro-batch computes again: a prompt and the prefix it shares with others, as a typical length."""
+_ALWAYS_MODEST = 640 * 2**20
+"""Bytes of activations not worth stinting on, however small the model."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,13 +53,14 @@ class MemoryPlan:
 
 
 def plan_memory(config: RunConfig, spec: ModelSpec) -> MemoryPlan:
-    """The fastest plan that fits the budget; without one, the plan that keeps activations within the weights' size.
+    """The fastest plan that fits the budget; without one, the fastest whose activations take no more than the weights,
+    or than 640 MiB.
 
     UserError with the smallest budget that can be kept, if this one cannot.
     """
     plans = list(_candidates(config, spec))
     if config.memory.budget is None:
-        modest = weight_bytes(spec)
+        modest = max(weight_bytes(spec), _ALWAYS_MODEST)
         return next((plan for plan in plans if _activations(plan) <= modest), plans[-1])
     budget = parse_size(config.memory.budget)
     fitting = next((plan for plan in plans if plan.peak_bytes <= budget), None)
@@ -65,8 +68,8 @@ def plan_memory(config: RunConfig, spec: ModelSpec) -> MemoryPlan:
         smallest = min(plan.peak_bytes for plan in plans)
         raise UserError(
             f"memory.budget {config.memory.budget} cannot be kept: the smallest that can is "
-            f"{math.ceil(smallest / 2**30 * 100) / 100:.2f}GiB. Shorter completions (sampling.max_completion_length), fewer of them side by "
-            "side (sampling.max_concurrent), a smaller lora.r or a smaller model lower it"
+            f"{math.ceil(smallest / 2**30 * 100) / 100:.2f}GiB. Shorter completions (sampling.max_completion_length), "
+            "fewer of them side by side (sampling.max_concurrent), a smaller lora.r or a smaller model lower it"
         )
     return fitting
 

@@ -1,8 +1,8 @@
 """Attention over trees of tokens: a shared prefix is computed once, whatever hangs from it attends to it.
 
 Tokens lie flat in depth-first order, so everything below a node is one range of rows right behind it. A node's keys
-are then attended by one rectangle of queries: its own rows causally, all rows below it in full. Partial results over several
-nodes are merged by their log-sum-exp, as in FlashAttention (arXiv:2205.14135) and its distributed relatives.
+are then attended by one rectangle of queries: its own rows causally, all rows below it in full. Partial results over
+several nodes are merged by their log-sum-exp, as in FlashAttention (arXiv:2205.14135) and its distributed relatives.
 """
 
 from __future__ import annotations

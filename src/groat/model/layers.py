@@ -13,7 +13,6 @@ from groat.model.lora import LoraPair
 from groat.model.spec import ModelSpec
 from groat.model.weights import Linear
 
-
 Prepare = Callable[[torch.Tensor], torch.Tensor]
 """What a linear layer does to its input first; cheap, so backward does it again rather than keep the result."""
 
@@ -170,7 +169,7 @@ def rotate(input_TAD: torch.Tensor, cos_T1E: torch.Tensor, sin_T1E: torch.Tensor
 
 
 def rotary_frequencies(spec: ModelSpec) -> torch.Tensor:
-    """Radians per position of each of the head_dim / 2 planes, with Llama 3's scaling where the spec has it; float64."""
+    """Radians per position of each of the head_dim / 2 planes, with Llama 3's scaling where there is one; float64."""
     exponents_E = torch.arange(0, spec.head_dim, 2, dtype=torch.float64) / spec.head_dim
     # Rounded as transformers rounds them, so that long positions agree.
     frequencies_E = (1.0 / (spec.rope_theta ** exponents_E.float())).double()

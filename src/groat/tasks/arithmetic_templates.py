@@ -53,11 +53,11 @@ TWO_STEPS = (
 )
 
 THREE_STEPS = (
-    Template("+-+", "A bus has {a} people. {b} get on, {c} get off and {d} get on. How many people are on the bus now?"),
+    Template("+-+", "A bus has {a} people. {b} get on, {c} get off and {d} get on. How many people are on it now?"),
     Template("-+-", "A box had {a} {things}. {name} took out {b}, put in {c} and took out {d}. How many are left?"),
-    Template("++-", "{name} has {a} {things}, gets {b} more, finds {c} more and loses {d}. How many {things} are left?"),
-    Template("+--", "{name} has {a} {things}, buys {b} more, loses {c} and gives away {d}. How many {things} are left?"),
-    Template("--+", "{name} had {a} {things}, lost {b}, gave away {c} and bought {d}. How many {things} are there now?"),
+    Template("++-", "{name} has {a} {things}, gets {b} more, finds {c} more and loses {d}. How many are left?"),
+    Template("+--", "{name} has {a} {things}, buys {b} more, loses {c} and gives away {d}. How many are left?"),
+    Template("--+", "{name} had {a} {things}, lost {b}, gave away {c} and bought {d}. How many are there now?"),
     Template("+++", "{name} has {a} {things}, finds {b} more, buys {c} more and gets {d} more. How many {things} now?"),
 )
 

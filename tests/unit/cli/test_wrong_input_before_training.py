@@ -10,8 +10,6 @@ from pathlib import Path
 import pytest
 from tiny_runs import groat, refusal, write_recipe
 
-from groat.model.gguf_files import folder_from_gguf  # noqa: F401  (imported here, it is loaded once for all)
-
 
 def edit_config(folder: Path, **changes: object) -> None:
     path = folder / "model" / "config.json"
@@ -105,8 +103,7 @@ def test_a_wrong_flag_is_named(tmp_path: Path, flags: list[str], message: str) -
 
 
 @pytest.mark.parametrize("size", [0, 4, 24, 3000])
-def test_a_truncated_gguf_is_named(tmp_path: Path, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+def test_a_truncated_gguf_is_named(tmp_path: Path, size: int) -> None:
     folder = write_recipe(tmp_path)
     write_gguf(folder / "tiny.gguf")
     os.truncate(folder / "tiny.gguf", size)

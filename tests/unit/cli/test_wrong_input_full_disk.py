@@ -9,8 +9,6 @@ import pytest
 from tiny_runs import groat, record_of, refusal, write_recipe
 
 SMALL = {"training": {"max_steps": 6, "save_steps": 1}, "lora": {"r": 8, "lora_alpha": 16}}
-KEPT_KIB = 96
-"""What the database and one step's record take at most."""
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The loss of a step as others compute it: transformers' Llama, LoRA merged into its weights, rows padded to one length.
+"""The loss of a step as others compute it: transformers' Llama, LoRA merged into its weights, rows padded alike.
 
 Shares no code with the learner: prompts are padded on the left and completions on the right, as in TRL.
 """

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from tiny_decoders import tiny_adapter, tiny_decoder, tiny_spec
 
 from groat.model.attention import tree_attention
-from groat.model.layers import linear, rms_norm, rotate, swiglu
+from groat.model.layers import Prepare, linear, rms_norm, rotate, swiglu
 from groat.model.lora import LoraPair
 from groat.model.weights import Linear
 from groat.trees import grow
@@ -21,6 +21,10 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
 def random_pair(parts: tuple[int, ...], columns: int, r: int = 2) -> LoraPair:
     bs = tuple(random(rows, r, seed=index) for index, rows in enumerate(parts))
     return LoraPair(a_RK=random(len(parts) * r, columns, seed=9), bs_NR=bs)
+
+
+def rms_normed(inputs: torch.Tensor) -> torch.Tensor:
+    return rms_norm(inputs, random(inputs.shape[1], seed=3).detach(), 1e-5)
 
 
 @pytest.mark.parametrize("parts", [(5,), (4, 2, 2), (3, 3)])
@@ -36,6 +40,28 @@ def test_gradient_of_a_linear_layer_with_lora_is_its_finite_difference(parts: tu
         return linear(inputs, base, LoraPair(a_RK=a_RK, bs_NR=bs_NR), 0.7)
 
     assert torch.autograd.gradcheck(apply, (random(4, 3), pair.a_RK, *pair.bs_NR))
+
+
+@pytest.mark.parametrize("prepare", [rms_normed, swiglu], ids=["rms_norm", "swiglu"])
+def test_gradient_through_what_a_linear_layer_does_to_its_input_first(prepare: Prepare):
+    """Against finite differences, and against autograd through the same thing done outside."""
+    inputs = random(4, 6)
+    columns = prepare(inputs).shape[1]
+    base, pair = Linear(weight_NK=random(5, columns, seed=2).detach()), random_pair((3, 2), columns)
+
+    def inside(inputs: torch.Tensor, a_RK: torch.Tensor, *bs_NR: torch.Tensor) -> torch.Tensor:
+        return linear(inputs, base, LoraPair(a_RK=a_RK, bs_NR=bs_NR), 0.7, prepare)
+
+    leaves = (inputs, pair.a_RK, *pair.bs_NR)
+    assert torch.autograd.gradcheck(inside, leaves)
+    outside = linear(prepare(inputs), base, pair, 0.7)
+    assert torch.equal(inside(*leaves), outside)
+    for mine, theirs in zip(
+        torch.autograd.grad(inside(*leaves).square().sum(), leaves),
+        torch.autograd.grad(outside.square().sum(), leaves),
+        strict=True,
+    ):
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("parts", [(5,), (4, 2, 2)])

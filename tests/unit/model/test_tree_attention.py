@@ -26,7 +26,7 @@ HEADS, KV_HEADS, SIZE = 4, 2, 6
 def random_forest(seed: int) -> Forest:
     source = random.Random(seed)
     paths = [tuple(source.choices((1, 2), k=source.randint(1, 20))) for _ in range(source.randint(1, 10))]
-    paths += [path + (1, 2, 2) for path in source.sample(paths, len(paths) // 3)]
+    paths += [(*path, 1, 2, 2) for path in source.sample(paths, len(paths) // 3)]
     return grow(paths, min_shared=source.randint(1, 4), max_run=source.choice([None, 3]))
 
 

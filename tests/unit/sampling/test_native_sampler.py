@@ -200,7 +200,7 @@ def test_a_stop_string_ends_a_completion_at_its_last_letter(stop: tuple[str, ...
 
 def test_a_stop_string_may_span_tokens_and_end_inside_one():
     """Tokens are pairs of letters, so `bc` can begin in one token and end in the middle of the next."""
-    pieces = tuple(first + second for first in "abcde" for second in "abcde") + ("x", "y", "z", ".")
+    pieces = (*tuple(first + second for first in "abcde" for second in "abcde"), "x", "y", "z", ".")
     tokenizer = LetterTokenizer(pieces=pieces)
     params = params_of(max_completion_length=30, num_generations=30, stop=("bcd",))
     completions = [c for _, c in one_by_one(sampled(sampler_of(tokenizer=tokenizer), params))]

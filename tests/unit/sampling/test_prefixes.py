@@ -124,7 +124,7 @@ def test_in_whatever_order_and_pieces_prompts_are_computed_their_last_hidden_sta
     source = random.Random(seed)
     decoder = tiny_decoder(tiny_spec(), dtype=torch.float64)
     prompts = [tuple(source.choices((1, 2), k=source.randint(1, 14))) for _ in range(8)]
-    prompts += [prompt + (2, 1, 1, 2, 2) for prompt in prompts[:4]]
+    prompts += [(*prompt, 2, 1, 1, 2, 2) for prompt in prompts[:4]]
     prefixes = Prefixes(decoder, None, prompts, source.choice([1, 2, 5, 30]))
     waiting = list(range(len(prompts)))
     source.shuffle(waiting)

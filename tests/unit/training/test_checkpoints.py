@@ -99,12 +99,10 @@ def test_a_disk_that_fails_at_any_operation_leaves_the_older_checkpoint_and_says
             if number == at:
                 raise OSError(errno.ENOSPC, "No space left on device")
 
-        with (
-            pytest.MonkeyPatch.context() as patch,
-            pytest.raises(UserError, match=rf"^{folder}: the checkpoint of step 6 .*disk is full"),
-        ):
+        with pytest.MonkeyPatch.context() as patch:
             before_each_operation(patch, fail)
-            save(folder, 6)
+            with pytest.raises(UserError, match=rf"^{folder}: the checkpoint of step 6 .*disk is full"):
+                save(folder, 6)
         assert newest_step(folder) == (6 if at == NUM_OPERATIONS else 4, [])
         assert not list(folder.glob(".*"))
 
