@@ -115,10 +115,11 @@ def refusal(ended: Ended) -> str:
     """The one paragraph on stderr of a command that found something to put right, unwrapped."""
     assert ended.exit_code == 2, ended.output
     assert "Traceback" not in ended.output
-    assert ended.errors.startswith("error: "), ended.errors
     assert "\n\n" not in ended.errors
-    assert ".." not in ended.errors.replace("...", ""), ended.errors
-    return " ".join(ended.errors.split())
+    told = " ".join(ended.errors.split())
+    assert told.startswith("error: "), told
+    assert ".." not in told.replace("...", ""), told
+    return told
 
 
 def record_of(run: Path) -> dict[str, Any]:

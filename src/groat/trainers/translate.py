@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -13,6 +12,8 @@ from pydantic import TypeAdapter, ValidationError
 from groat.config.problems import field_problem
 from groat.config.tree import LoraConfig, RunConfig
 from groat.trainers.config import GRPOConfig
+from groat.trainers.notes import translation_notes
+from groat.trainers.steps import Steps
 from groat.trainers.trl_options import check_refused, option_notes, plain
 from groat.types import UserError
 
@@ -56,7 +57,7 @@ def translate(args: GRPOConfig, model: str, lora: LoraConfig, data: Data) -> Tra
     """UserError, with TRL's names, for everything that groat cannot follow."""
     check_refused(args)
     _check_choices(args)
-    steps = _Steps(args, data.num_rows)
+    steps = Steps(args, data.num_rows)
     sections: dict[str, Any] = {
         "seed": args.seed,
         "model": {"name": model, "chat_template": args.chat_template},
@@ -77,69 +78,7 @@ def translate(args: GRPOConfig, model: str, lora: LoraConfig, data: Data) -> Tra
     }
     if args.output_dir is not None:
         sections["output_dir"] = str(args.output_dir)
-    return Translation(config=_checked(sections), notes=(*option_notes(args), *_translation_notes(args, steps)))
-
-
-class _Steps:
-    """TRL counts updates of the weights; groat counts steps, each with num_iterations updates."""
-
-    def __init__(self, args: GRPOConfig, num_rows: int) -> None:
-        self._per_step = args.num_iterations
-        self.completions = _completions_per_step(args)
-        self.per_epoch = max(1, math.ceil(num_rows * args.num_generations / self.completions))
-        if args.max_steps != -1:
-            _check_count("max_steps", args.max_steps)
-            self.total = math.ceil(args.max_steps / self._per_step)
-        elif not args.num_train_epochs > 0:
-            raise UserError(f"GRPOConfig: num_train_epochs must be above 0, got {args.num_train_epochs}")
-        else:
-            self.total = max(1, math.ceil(num_rows * args.num_generations * args.num_train_epochs / self.completions))
-        self.updates = self.total * self._per_step
-
-    def of_updates(self, updates: float) -> int:
-        """Steps that hold so many updates, at least one; below 1 it is the share of all of them."""
-        share = updates * self.updates if 0 < updates < 1 else updates
-        return max(1, math.ceil(share / self._per_step))
-
-    def warmup_ratio(self, args: GRPOConfig) -> float:
-        if not args.warmup_steps:
-            return args.warmup_ratio
-        if args.warmup_steps < 1:
-            return args.warmup_steps
-        ratio = args.warmup_steps / self.updates
-        # Rounded so that the ratio's share of the updates is the same number again.
-        while math.ceil(ratio * self.updates) > args.warmup_steps:
-            ratio = math.nextafter(ratio, 0)
-        return ratio
-
-
-def _completions_per_step(args: GRPOConfig) -> int:
-    product = ("per_device_train_batch_size", "gradient_accumulation_steps")
-    for name in (*product, "num_generations", "num_iterations"):
-        _check_count(name, getattr(args, name))
-    if args.generation_batch_size is not None:
-        _check_count("generation_batch_size", args.generation_batch_size)
-    if args.steps_per_generation not in (None, args.gradient_accumulation_steps):
-        raise UserError(
-            f"GRPOConfig: steps_per_generation is {args.steps_per_generation}, gradient_accumulation_steps "
-            f"{args.gradient_accumulation_steps}: groat makes one update from all completions of a step (and "
-            "num_iterations updates from the same ones), so give both the same value, or leave steps_per_generation out"
-        )
-    completions = args.per_device_train_batch_size * args.gradient_accumulation_steps
-    words = " x ".join(f"{name} ({getattr(args, name)})" for name in product)
-    if args.generation_batch_size is not None:
-        completions, words = args.generation_batch_size, f"generation_batch_size ({args.generation_batch_size})"
-    if completions % args.num_generations:
-        raise UserError(
-            f"GRPOConfig: {words} must be a multiple of num_generations ({args.num_generations}): every group is "
-            "sampled whole"
-        )
-    return completions
-
-
-def _check_count(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise UserError(f"GRPOConfig: {name} must be a whole number of at least 1, got {value!r}")
+    return Translation(config=_checked(sections), notes=(*option_notes(args), *translation_notes(args, steps)))
 
 
 def _sampling(args: GRPOConfig) -> dict[str, Any]:
@@ -176,7 +115,7 @@ def _algorithm(args: GRPOConfig) -> dict[str, Any]:
     }
 
 
-def _training(args: GRPOConfig, steps: _Steps) -> dict[str, Any]:
+def _training(args: GRPOConfig, steps: Steps) -> dict[str, Any]:
     scheduler = str(plain(args.lr_scheduler_type))
     names = ("learning_rate", "adam_beta1", "adam_beta2", "adam_epsilon", "weight_decay", "max_grad_norm")
     save_every = {"no": steps.total, "epoch": steps.per_epoch}.get(plain(args.save_strategy))
@@ -191,7 +130,7 @@ def _training(args: GRPOConfig, steps: _Steps) -> dict[str, Any]:
     }
 
 
-def _evaluation(args: GRPOConfig, steps: _Steps, data: Data) -> dict[str, Any]:
+def _evaluation(args: GRPOConfig, steps: Steps, data: Data) -> dict[str, Any]:
     samples = args.num_generations if args.num_generations_eval is None else args.num_generations_eval
     strategy = plain(args.eval_strategy)
     if strategy == "no" and not args.eval_on_start:
@@ -241,49 +180,6 @@ def _check_choices(args: GRPOConfig) -> None:
         problems.append(f"model_init_kwargs has {', '.join(unknown)}: groat loads models in its own way; leave it out")
     if problems:
         raise UserError("GRPOConfig: " + "; ".join(problems))
-
-
-def _translation_notes(args: GRPOConfig, steps: _Steps) -> Iterator[str]:
-    """Options that take effect, but not quite as they do in TRL."""
-    optim = str(plain(args.optim))
-    if optim not in ("adamw_torch", "adamw_torch_fused"):
-        yield f"optim={optim!r}: it is torch's 32-bit AdamW; the optimizer's state of an adapter is small"
-    if args.model_init_kwargs:
-        yield f"model_init_kwargs={dict(args.model_init_kwargs)!r}: groat loads models in its own way, in 32 bits"
-    if args.generation_batch_size not in (None, args.per_device_train_batch_size * args.gradient_accumulation_steps):
-        yield (
-            f"generation_batch_size={args.generation_batch_size}: all of these completions make one update, where TRL "
-            "would make one for each per_device_train_batch_size x gradient_accumulation_steps of them"
-        )
-    if args.num_iterations > 1:
-        yield (
-            f"num_iterations={args.num_iterations}: {steps.total} steps of {args.num_iterations} updates each "
-            f"(max_steps, save_steps, eval_steps and warmup_steps count updates, as in TRL)"
-        )
-    if args.beta and args.use_bias_correction_kl:
-        yield "use_bias_correction_kl=True: the KL term is the paper's, which is TRL's use_bias_correction_kl=False"
-    if not args.beta and not args.use_bias_correction_kl:
-        yield "use_bias_correction_kl=False: there is no KL term, as beta is 0"
-    if args.loss_type == "cispo" and args.epsilon_high is None:
-        yield "loss_type='cispo': the ratio is capped at the paper's 5, not at TRL's epsilon; epsilon_high sets it"
-    if args.loss_type == "bnpo":
-        yield "loss_type='bnpo': tokens are counted over the whole step, so it is the same as 'dapo'"
-    yield from _schedule_notes(args)
-
-
-def _schedule_notes(args: GRPOConfig) -> Iterator[str]:
-    if plain(args.lr_scheduler_type) == "constant" and (args.warmup_steps or args.warmup_ratio):
-        yield "lr_scheduler_type='constant' has no warmup, as in transformers: say constant_with_warmup"
-    elif args.warmup_steps and args.warmup_ratio:
-        yield f"warmup_ratio={args.warmup_ratio}: warmup_steps decides, as in transformers"
-    if plain(args.save_strategy) == "no":
-        yield "save_strategy='no': one checkpoint is written at the end, and one if the run is stopped"
-    if plain(args.eval_strategy) != "steps" and args.eval_steps is not None:
-        yield f"eval_steps={args.eval_steps}: eval_strategy is {plain(args.eval_strategy)!r}, so it has no effect"
-    if args.eval_on_start or plain(args.eval_strategy) != "no":
-        yield "evaluation: held-out rows are judged before and after training too; an answer counts as right where " + (
-            "the first reward function gives 1 or more"
-        )
 
 
 def _checked(sections: Mapping[str, Any]) -> RunConfig:

@@ -39,14 +39,15 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return record_of(folder / "run")
 
 
-@pytest.mark.parametrize("kibibytes", [4, 40, 100, 160, 220, 300, 400, 500, 600])
+@pytest.mark.parametrize("kibibytes", [4, 40, 100, 160, 300, 500])
 def test_a_disk_that_fills_up_ends_the_run_in_words_and_it_goes_on_when_there_is_room(
     tmp_path: Path, disk: Callable[[str], Path], whole: dict[str, Any], kibibytes: int
 ) -> None:
     folder = write_recipe(tmp_path / "work", **SMALL)
     run = disk(f"size={kibibytes}k") / "run"
     told = refusal(groat(folder, "train", "recipe.yaml", "--output-dir", str(run)))
-    assert "disk is full" in told or "Make room" in told, told
+    assert "disk is full" in told, told
+    print(told)
     disk("size=64m")
     if (run / "config.yaml").exists():
         ended = groat(folder, "resume", str(run))
