@@ -38,7 +38,11 @@ def read_errors(path: Path) -> Generator[None]:
 def is_disk_full(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return error.errno in {errno.ENOSPC, errno.EDQUOT}
-    return isinstance(error, sqlite3.Error) and _primary_code(error) == sqlite3.SQLITE_FULL
+    if not isinstance(error, sqlite3.Error):
+        return False
+    # No room for the file beside the database that holds the index of its log.
+    no_room_for_index = getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_IOERR_SHMSIZE
+    return no_room_for_index or _primary_code(error) == sqlite3.SQLITE_FULL
 
 
 def is_read_only(error: BaseException) -> bool:

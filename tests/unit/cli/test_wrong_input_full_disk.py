@@ -47,7 +47,6 @@ def test_a_disk_that_fills_up_ends_the_run_in_words_and_it_goes_on_when_there_is
     run = disk(f"size={kibibytes}k") / "run"
     told = refusal(groat(folder, "train", "recipe.yaml", "--output-dir", str(run)))
     assert "disk is full" in told, told
-    print(told)
     disk("size=64m")
     if (run / "config.yaml").exists():
         ended = groat(folder, "resume", str(run))

@@ -15,6 +15,7 @@ from groat.config.load import read_yaml
 from groat.config.tree import RunConfig
 from groat.sampling.native.sampler import NativeSampler
 from groat.tracking.console import Console
+from groat.tracking.store import RunStore
 from groat.training.build import Built, build
 from groat.training.checkpoint import Checkpoint, newest_checkpoint
 from groat.training.checks import CheckError, check_logprob_difference, check_policy_canary, logprob_metrics, perturbed
@@ -202,4 +203,38 @@ def test_on_nonfinite_stop_ends_the_run_with_its_weights_saved(
             train(config, quiet())
     saved = checkpoint_of("run").tensors
     assert all(torch.equal(saved[name], tensor) for name, tensor in fresh.items())
+    assert resume(Path("run"), quiet()).finished
+
+
+# An error while ending
+
+
+def test_the_first_error_is_told_even_where_it_can_neither_be_recorded_nor_saved(
+    config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise UserError("the disk is full")
+
+    def reward_fails(*_: object) -> None:
+        raise UserError("the reward function is wrong.")
+
+    monkeypatch.setattr(RunStore, "record_event", full)
+    monkeypatch.setattr("groat.training.run.save_checkpoint", full)
+    monkeypatch.setattr("groat.training.run.train_step", reward_fails)
+    with pytest.raises(UserError) as error:
+        train(config, quiet())
+    assert str(error.value) == "the reward function is wrong. Once that is put right, go on: groat resume run"
+
+
+@pytest.mark.parametrize("place", ["save_peft", "RunFolder.write_summary"])
+def test_an_end_that_cannot_be_written_is_told_and_can_be_made_up_for(
+    config: RunConfig, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise UserError("the disk is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(f"groat.training.run.{place}", full)
+        with pytest.raises(UserError, match=r"the disk is full. Once that is put right, go on from step 3"):
+            train(config, quiet())
     assert resume(Path("run"), quiet()).finished
