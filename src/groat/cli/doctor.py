@@ -95,8 +95,9 @@ def _first_words(path: Path) -> dict[str, str]:
 def _cache_folder() -> str:
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return f"{HF_HUB_CACHE} (models from the hub), {caches / 'groat'} (converted models)"
+    from groat.model.gguf_files import converted_models
+
+    return f"{HF_HUB_CACHE} (models from the hub), {converted_models()} (converted models)"
 
 
 def _demo_model() -> str:

@@ -61,7 +61,7 @@ _ROPE_FACTORS = "rope_freqs.weight"
 
 def folder_from_gguf(path: Path) -> Path:
     """The converted folder; taken from the cache where it is there. Holds one tensor and 16 MiB of fp32 rows."""
-    folder = _cache_root() / _key(path)
+    folder = converted_models() / _key(path)
     if (folder / "config.json").exists():
         return folder
     log.info("converting %s into %s (once)", path.name, folder)
@@ -75,7 +75,8 @@ def folder_from_gguf(path: Path) -> Path:
     return folder
 
 
-def _cache_root() -> Path:
+def converted_models() -> Path:
+    """The cache folder that converted models are kept in."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "groat" / "gguf"
 
 

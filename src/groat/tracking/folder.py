@@ -97,7 +97,7 @@ def write_atomically(path: Path, data: bytes) -> None:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-        _sync_folder(path.parent)
+        sync(path.parent)
 
 
 def numbered_output_dir(pattern: str, model: str, task: str) -> Path:
@@ -109,8 +109,9 @@ def numbered_output_dir(pattern: str, model: str, task: str) -> Path:
     return next(path for path in paths if not path.exists())
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Wait until a file or folder is on the disk itself."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from groat.tracking.disk import write_errors
+from groat.tracking.folder import sync
 
 _STATE, _PROGRESS, _MANIFEST = "state.safetensors", "progress.json", "manifest.json"
 _LARGEST_JSON = 2**16
@@ -61,11 +62,11 @@ def save_checkpoint(
             manifest = {name: _fingerprint(aside / name) for name in (_STATE, _PROGRESS)}
             (aside / _MANIFEST).write_text(json.dumps(manifest))
             for path in (*aside.iterdir(), aside):
-                _sync(path)
+                sync(path)
             flush()
             _remove(target)
             aside.rename(target)
-            _sync(folder)
+            sync(folder)
         except SafetensorError as error:
             raise _os_error(error) from error
         finally:
@@ -131,11 +132,3 @@ def _fingerprint(path: Path) -> dict[str, int | str]:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {"bytes": path.stat().st_size, "sha256": digest}
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
