@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 
 from groat.config.tree import LoraConfig
+from groat.kernels.ops import product
 from groat.model.attention import tree_attention
 from groat.model.decoder import Decoder
 from groat.model.lora import Adapter, LayerAdapter, LoraPair, new_adapter
@@ -126,7 +127,7 @@ def all_logits(decoder: Decoder, token_ids: Sequence[int], adapter: Adapter | No
         lambda _, queries, keys, values: tree_attention(queries, keys, values, (Node(0, length, length, True),)),
         adapter,
     )
-    return decoder.final_norm(hidden_TH) @ decoder.weights.head_VH.T
+    return product(decoder.final_norm(hidden_TH), decoder.weights.head_VH)
 
 
 def prompt_of(token_ids: Iterable[int], name: str = "p") -> Prompt:

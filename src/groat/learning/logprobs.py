@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, cast
 
 import torch
+
+from groat.kernels.ops import product, straight_product, token_logprob_gradient_, token_logprobs
+from groat.kernels.tiled import Matrix
 
 
 class _ChunkedLogprobs(torch.autograd.Function):
@@ -14,51 +18,47 @@ class _ChunkedLogprobs(torch.autograd.Function):
     def forward(
         ctx: Any,
         rows_NH: torch.Tensor,
-        head_VH: torch.Tensor,
+        head_VH: Matrix,
         token_ids_N: torch.Tensor,
         temperature: float,
         chunk: int,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         logprobs_N, lse_N, entropy_N = (rows_NH.new_empty(len(rows_NH)) for _ in range(3))
-        for part in _chunks(len(rows_NH), chunk):
-            logits_CV = _logits(rows_NH[part], head_VH, temperature)
-            lse_N[part] = logits_CV.logsumexp(-1)
-            all_logprobs_CV = logits_CV.sub_(lse_N[part, None])
-            logprobs_N[part] = all_logprobs_CV.gather(1, token_ids_N[part, None])[:, 0]
-            entropy_N[part] = -torch.linalg.vecdot(all_logprobs_CV.exp(), all_logprobs_CV)
-        ctx.save_for_backward(rows_NH, head_VH, token_ids_N, lse_N)
-        ctx.temperature, ctx.chunk = temperature, chunk
+        for part, logits_CV in _logits(rows_NH, head_VH, temperature, chunk):
+            logprobs_N[part], lse_N[part], entropy_N[part] = token_logprobs(logits_CV, token_ids_N[part])
+        ctx.save_for_backward(rows_NH, token_ids_N, lse_N)
+        ctx.head_VH, ctx.temperature, ctx.chunk = head_VH, temperature, chunk
         ctx.mark_non_differentiable(entropy_N)
         return logprobs_N, entropy_N
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None, None, None]:
-        rows_NH, head_VH, token_ids_N, lse_N = ctx.saved_tensors
+        rows_NH, token_ids_N, lse_N = ctx.saved_tensors
         grad_N = grads[0] / ctx.temperature
-        grad_rows_NH = torch.zeros_like(rows_NH)
-        for part in _chunks(len(rows_NH), ctx.chunk):
-            weights_CV = _logits(rows_NH[part], head_VH, ctx.temperature).sub_(lse_N[part, None]).exp_()
-            weights_CV.mul_(-grad_N[part, None])
-            weights_CV.scatter_add_(1, token_ids_N[part, None], grad_N[part, None])
-            torch.mm(weights_CV, head_VH, out=grad_rows_NH[part])
+        grad_rows_NH = torch.empty_like(rows_NH)
+        for part, logits_CV in _logits(rows_NH, ctx.head_VH, ctx.temperature, ctx.chunk):
+            token_logprob_gradient_(logits_CV, token_ids_N[part], lse_N[part], grad_N[part])
+            grad_rows_NH[part] = straight_product(logits_CV, ctx.head_VH)
         return grad_rows_NH, None, None, None, None
 
 
-def _chunks(total: int, chunk: int) -> list[slice]:
-    return [slice(start, min(start + chunk, total)) for start in range(0, total, chunk)]
-
-
-def _logits(rows_CH: torch.Tensor, head_VH: torch.Tensor, temperature: float) -> torch.Tensor:
-    logits_CV = rows_CH @ head_VH.T
-    return logits_CV if temperature == 1 else logits_CV.div_(temperature)
+def _logits(
+    rows_NH: torch.Tensor, head_VH: Matrix, temperature: float, chunk: int
+) -> Iterator[tuple[slice, torch.Tensor]]:
+    """The logits of a chunk of rows after the other, all in the same place."""
+    room_CV = rows_NH.new_empty(min(chunk, len(rows_NH)), head_VH.shape[0])
+    for start in range(0, len(rows_NH), chunk):
+        part = slice(start, min(start + chunk, len(rows_NH)))
+        logits_CV = product(rows_NH[part], head_VH, out=room_CV[: part.stop - start])
+        yield part, logits_CV if temperature == 1 else logits_CV.div_(temperature)
 
 
 def chunked_logprobs(
-    rows_NH: torch.Tensor, head_VH: torch.Tensor, token_ids_N: torch.Tensor, temperature: float, chunk: int
+    rows_NH: torch.Tensor, head_VH: Matrix, token_ids_N: torch.Tensor, temperature: float, chunk: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-probs (differentiable) and entropies (not) of N tokens in nats, under the policy at `temperature`.
 
-    `rows_NH` are final-normed hidden states. At most `chunk` x V logits exist at one time, twice over.
+    `rows_NH` are final-normed hidden states. At most `chunk` x V logits exist at one time.
     """
     return cast(
         tuple[torch.Tensor, torch.Tensor],

@@ -40,8 +40,8 @@ def layer_workspace_bytes(spec: ModelSpec) -> int:
 
 
 def head_chunk_bytes(spec: ModelSpec, chunk_tokens: int) -> int:
-    """Logits of one chunk and their exponentials."""
-    return 2 * _FLOAT * chunk_tokens * spec.vocab_size
+    """Logits of one chunk, which become their own gradient in place."""
+    return _FLOAT * chunk_tokens * spec.vocab_size
 
 
 def kv_bytes(spec: ModelSpec) -> int:

@@ -6,7 +6,7 @@ Nothing is allocated before every name, shape and number type in the files was c
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -14,27 +14,31 @@ from typing import Any, cast
 import torch
 from safetensors import SafetensorError, safe_open
 
+from groat.kernels.tiled import Matrix
 from groat.model.files import read_json_object
 from groat.model.spec import ModelSpec
 from groat.model.weights import LayerWeights, Linear, Weights
 from groat.types import UserError
+
+Store = Callable[[torch.Tensor], Matrix]
+"""How a weight matrix, just read, is kept."""
 
 _READABLE = {"F32", "F16", "BF16"}
 # Buffers that old checkpoints carry; recomputed from the config.
 _IGNORED = re.compile(r"(^|\.)rotary_emb\.inv_freq$|\.masked_bias$")
 
 
-def read_weights(folder: Path, spec: ModelSpec) -> Weights:
-    """All weights in fp32. Holds the model plus the file pages of one tensor."""
+def read_weights(folder: Path, spec: ModelSpec, store: Store = lambda weight_NK: weight_NK) -> Weights:
+    """All weights in fp32, each matrix as `store` keeps it. Holds the model plus one tensor."""
     stored = _stored_tensors(folder)
     _check_names_and_shapes(stored, spec, folder)
-    tensors = _Tensors(stored)
-    embedding_VH = tensors.single("model.embed_tokens.weight")
+    tensors = _Tensors(stored, store)
+    embedding_VH = tensors.matrix("model.embed_tokens.weight")
     return Weights(
         embedding_VH=embedding_VH,
         layers=tuple(_layer(tensors, spec, f"model.layers.{index}") for index in range(spec.num_layers)),
         final_norm_H=tensors.single("model.norm.weight"),
-        head_VH=embedding_VH if spec.tied_head else tensors.single("lm_head.weight"),
+        head_VH=embedding_VH if spec.tied_head else tensors.matrix("lm_head.weight"),
     )
 
 
@@ -181,19 +185,23 @@ def _check_names_and_shapes(stored: dict[str, StoredTensor], spec: ModelSpec, fo
 class _Tensors:
     """Reads tensors by name; several parts land in one fused tensor."""
 
-    def __init__(self, stored: dict[str, StoredTensor]) -> None:
+    def __init__(self, stored: dict[str, StoredTensor], store: Store) -> None:
         self._stored = stored
+        self._store = store
 
     def single(self, name: str) -> torch.Tensor:
         return self._fused([name])
 
+    def matrix(self, *names: str) -> Matrix:
+        return self._store(self._fused(names))
+
     def linear(self, names: list[str], has_bias: bool) -> Linear:
         return Linear(
-            weight_NK=self._fused([f"{name}.weight" for name in names]),
+            weight_NK=self.matrix(*(f"{name}.weight" for name in names)),
             bias_N=self._fused([f"{name}.bias" for name in names]) if has_bias else None,
         )
 
-    def _fused(self, names: list[str]) -> torch.Tensor:
+    def _fused(self, names: Sequence[str]) -> torch.Tensor:
         parts = [self._stored[name] for name in names]
         num_rows = [part.shape[0] for part in parts]
         fused = torch.empty(sum(num_rows), *parts[0].shape[1:], dtype=torch.float32)

@@ -8,6 +8,7 @@ from functools import partial
 import torch
 from torch.utils.checkpoint import checkpoint
 
+from groat.kernels.tiled import rows_of
 from groat.model.layers import linear, rms_norm, rotary_frequencies, rotate, swiglu
 from groat.model.lora import Adapter, LayerAdapter
 from groat.model.spec import ModelSpec
@@ -39,9 +40,9 @@ class Decoder:
         With `checkpoint_layers`, only each layer's input is kept and the layer is computed again in backward.
         """
         angles_T1E = (positions_T[:, None].double() * self._frequencies_E)[:, None, :]
-        dtype = self.weights.embedding_VH.dtype
+        dtype = self.weights.dtype
         rotation = angles_T1E.cos().to(dtype), angles_T1E.sin().to(dtype)
-        hidden_TH = self.weights.embedding_VH[token_ids_T]
+        hidden_TH = rows_of(self.weights.embedding_VH, token_ids_T)
         for index, layer in enumerate(self.weights.layers):
             trained = None if adapter is None else adapter.layers[index]
             scale = 0.0 if adapter is None else adapter.scale

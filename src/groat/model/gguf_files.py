@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from gguf.quants import dequantize
 
+from groat.caches import cache_folder
 from groat.model.families import spec_from_hf_config
 from groat.model.files import flush_folder_to_disk, write_json
 from groat.model.gguf_config import hf_config_from_gguf
@@ -77,7 +78,7 @@ def folder_from_gguf(path: Path) -> Path:
 
 def converted_models() -> Path:
     """The cache folder that converted models are kept in."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "groat" / "gguf"
+    return cache_folder("gguf")
 
 
 def _key(path: Path) -> str:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from groat.config.tree import ModelConfig
+from groat.kernels.native import choose_kernels
+from groat.kernels.tiled import tiled
 from groat.model.checkpoint import read_weights
 from groat.model.families import spec_from_hf_config
 from groat.model.files import read_json_object
@@ -54,7 +56,8 @@ def load_model(config: ModelConfig) -> LoadedModel:
             f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the model only {spec.vocab_size} embeddings. "
             "The files do not belong together."
         )
-    return LoadedModel(name=config.name, spec=spec, weights=read_weights(folder, spec), tokenizer=tokenizer)
+    choose_kernels(config.kernels)
+    return LoadedModel(name=config.name, spec=spec, weights=read_weights(folder, spec, tiled), tokenizer=tokenizer)
 
 
 def read_spec(folder: Path) -> ModelSpec:

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 
 import torch
 
+from groat.kernels.tiled import Matrix, TiledMatrix
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Linear:
     """A frozen linear layer; fused ones hold their parts one below the other."""
 
-    weight_NK: torch.Tensor
+    weight_NK: Matrix
     bias_N: torch.Tensor | None = None
 
 
@@ -34,22 +36,31 @@ class LayerWeights:
 class Weights:
     """All of a model's tensors. With a tied head, `head_VH` is `embedding_VH`."""
 
-    embedding_VH: torch.Tensor
+    embedding_VH: Matrix
     layers: tuple[LayerWeights, ...]
     final_norm_H: torch.Tensor
-    head_VH: torch.Tensor
+    head_VH: Matrix
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What hidden states and keys are computed in."""
+        return self.final_norm_H.dtype
 
     def tensors(self) -> Iterator[torch.Tensor]:
         """Every distinct tensor, for counting bytes."""
-        yield self.embedding_VH
+        yield _stored(self.embedding_VH)
         if self.head_VH is not self.embedding_VH:
-            yield self.head_VH
+            yield _stored(self.head_VH)
         yield self.final_norm_H
         for layer in self.layers:
             yield layer.input_norm_H
             yield layer.mlp_norm_H
             yield from (norm for norm in (layer.query_norm_D, layer.key_norm_D) if norm is not None)
             for linear in (layer.qkv, layer.output, layer.gate_up, layer.down):
-                yield linear.weight_NK
+                yield _stored(linear.weight_NK)
                 if linear.bias_N is not None:
                     yield linear.bias_N
+
+
+def _stored(matrix: Matrix) -> torch.Tensor:
+    return matrix.tiles_PKC if isinstance(matrix, TiledMatrix) else matrix

@@ -10,6 +10,7 @@ import torch
 from groat.algorithms.registry import build_algorithm
 from groat.config.tree import RunConfig
 from groat.learning.learner import Learner, LearnerPlan
+from groat.memory.allocator import return_freed_memory
 from groat.memory.plan import MemoryPlan, plan_memory
 from groat.model.decoder import Decoder
 from groat.model.load import LoadedModel, load_model
@@ -40,6 +41,7 @@ class Built:
 
 def build(config: RunConfig, task: Task | None = None) -> Built:
     """Load the model, make the task, plan memory, and put the parts together; nothing is trained yet."""
+    return_freed_memory()
     task = build_task(config.task, config.seed) if task is None else task
     model = load_model(config.model)
     held_out = _held_out(task, config)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from groat.config.load import read_yaml, to_yaml
 from groat.config.tree import RunConfig
+from groat.kernels.native import kernels_in_use
 from groat.learning.learner import Learner
 from groat.memory.measure import gib, peak_bytes, resident_bytes
 from groat.model.peft_files import save_peft
@@ -268,6 +269,7 @@ class _Run:
             f"{plan.max_concurrent} sequences side by side; {gib(plan.peak_bytes):.2f} GiB predicted"
             + (f" of {self._config.memory.budget}" if self._config.memory.budget else "")
         )
+        self._console.note(f"Kernels: {kernels_in_use()}")
 
     def _one_step(self) -> None:
         config, step = self._config, self.step + 1

@@ -11,6 +11,7 @@ from tiny_models import tiny_transformers_model, write_tokenizer
 from transformers import LlamaForCausalLM, PreTrainedModel
 
 from groat.config.tree import ModelConfig
+from groat.kernels.ops import product
 from groat.model.attention import tree_attention
 from groat.model.decoder import Decoder
 from groat.model.layers import rotary_frequencies
@@ -45,7 +46,7 @@ def our_logits(model: LoadedModel, token_ids: list[int], first_position: int = 0
             lambda _, queries, keys, values: tree_attention(queries, keys, values, (Node(0, length, length, True),)),
             None,
         )
-        return decoder.final_norm(hidden_TH) @ model.weights.head_VH.T
+        return product(decoder.final_norm(hidden_TH), model.weights.head_VH)
 
 
 def their_logits(model: PreTrainedModel, token_ids: list[int], first_position: int = 0) -> torch.Tensor:

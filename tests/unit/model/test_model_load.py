@@ -7,6 +7,7 @@ from safetensors.torch import load_file, save_file
 from tiny_models import CLASSES, edit_json, write_model, write_tokenizer
 
 from groat.config.tree import ModelConfig
+from groat.kernels.tiled import Matrix, dense_of
 from groat.model.load import LoadedModel, load_model
 from groat.types import UserError
 
@@ -27,10 +28,11 @@ def assert_fused_equals(loaded: LoadedModel, state: dict[str, torch.Tensor]) -> 
     weights = loaded.weights
     used = 0
 
-    def same(ours: torch.Tensor | None, *names: str) -> None:
+    def same(matrix: Matrix | None, *names: str) -> None:
         nonlocal used
         used += len(names)
-        assert ours is not None
+        assert matrix is not None
+        ours = dense_of(matrix)
         assert ours.dtype == torch.float32
         assert torch.equal(ours, torch.cat([state[name].float() for name in names]))
 

@@ -17,7 +17,7 @@ from groat.model.attention import (
     tree_attention,
     tree_attention_with_lse,
 )
-from groat.sampling.native.sampler import attend_slots, attend_slots_by_matmul
+from groat.sampling.native.attention import attend_slots, attend_slots_by_matmul
 from groat.trees import Forest, grow
 
 HEADS, KV_HEADS, SIZE = 4, 2, 6

@@ -12,10 +12,10 @@ from groat.model.spec import ModelSpec
 
 @dataclass(frozen=True, slots=True)
 class PrefixKV:
-    """One run of prompt tokens: per layer its keys and values [L, K, D], and the hidden state [H] of its last token."""
+    """One run of prompt tokens: keys and values [layers, L, K, D], and the hidden state [H] of its last token."""
 
-    keys: tuple[torch.Tensor, ...]
-    values: tuple[torch.Tensor, ...]
+    keys: torch.Tensor
+    values: torch.Tensor
     last_hidden_H: torch.Tensor
 
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 
+from groat.kernels.attend import draw_tokens
 from groat.sampling.base import SamplingParams
 
 
@@ -33,25 +34,36 @@ def draw(
     """
     if params.temperature not in (0, 1):
         logits_SV = logits_SV.div_(params.temperature)
-    policy_lse_S = logits_SV.logsumexp(-1)
+    if params.temperature != 0 and barred and _nothing_else_restricts(params):
+        return _draw_barred(logits_SV, uniforms_S, barred)
     kept_SV = _restricted(logits_SV, params, seen, barred)
-    token_ids_S = kept_SV.argmax(-1) if params.temperature == 0 else _from_uniforms(kept_SV, uniforms_S)
+    if params.temperature == 0:
+        token_ids_S, kept_lse_S = kept_SV.argmax(-1), kept_SV.logsumexp(-1)
+    else:
+        token_ids_S, kept_lse_S = draw_tokens(kept_SV, uniforms_S)
     chosen_S1 = token_ids_S[:, None]
-    policy_logprobs_S = logits_SV.gather(1, chosen_S1)[:, 0] - policy_lse_S
+    sampler_logprobs_S = kept_SV.gather(1, chosen_S1)[:, 0] - kept_lse_S
     if kept_SV is logits_SV:
-        return Draw(token_ids_S, policy_logprobs_S, policy_logprobs_S)
-    sampler_logprobs_S = kept_SV.gather(1, chosen_S1)[:, 0] - kept_SV.logsumexp(-1)
+        return Draw(token_ids_S, sampler_logprobs_S, sampler_logprobs_S)
+    policy_logprobs_S = logits_SV.gather(1, chosen_S1)[:, 0] - logits_SV.logsumexp(-1)
     return Draw(token_ids_S, sampler_logprobs_S, policy_logprobs_S)
 
 
-def _from_uniforms(logits_SV: torch.Tensor, uniforms_S: torch.Tensor) -> torch.Tensor:
-    # Shifted by the row's largest logit, so that the running sum neither overflows nor loses the likely tokens.
-    cumulative_SV = (logits_SV - logits_SV.amax(-1, keepdim=True)).exp_().cumsum(-1)
-    thresholds_S1 = uniforms_S[:, None].to(cumulative_SV.dtype) * cumulative_SV[:, -1:]
-    found_S = torch.searchsorted(cumulative_SV, thresholds_S1, right=True)[:, 0]
-    # A threshold rounded up to the total would fall behind the last token that can be drawn.
-    last_S = (cumulative_SV < cumulative_SV[:, -1:]).sum(-1)
-    return torch.minimum(found_S, last_S)
+def _nothing_else_restricts(params: SamplingParams) -> bool:
+    return params.repetition_penalty == 1 and params.top_k == 0 and params.top_p == 1 and not params.min_p
+
+
+def _draw_barred(
+    logits_SV: torch.Tensor, uniforms_S: torch.Tensor, barred: Sequence[tuple[int, Sequence[int]]]
+) -> Draw:
+    """A few tokens barred and nothing else: the policy's log-sum-exp is that of what is left plus what was barred."""
+    missing_S = logits_SV.new_full((len(logits_SV),), -torch.inf)
+    for row, token_ids in barred:
+        missing_S[row] = logits_SV[row, list(token_ids)].logsumexp(-1)
+        logits_SV[row, list(token_ids)] = -torch.inf
+    token_ids_S, kept_lse_S = draw_tokens(logits_SV, uniforms_S)
+    chosen_S = logits_SV.gather(1, token_ids_S[:, None])[:, 0]
+    return Draw(token_ids_S, chosen_S - kept_lse_S, chosen_S - torch.logaddexp(kept_lse_S, missing_S))
 
 
 def _restricted(

@@ -72,12 +72,12 @@ class Prefixes:
     def _compute_nodes(self, batch: Sequence[int]) -> None:
         """One forward over the tokens of these nodes, whose other ancestors are computed already."""
         layout, contexts, rows = self._lay_out(batch)
-        kept: list[tuple[list[torch.Tensor], list[torch.Tensor]]] = [([], []) for _ in batch]
+        kept = [self._empty(node.end - node.start) for node in layout]
 
         def attend(layer: int, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
             for node, (node_keys, node_values) in zip(layout, kept, strict=True):
-                node_keys.append(keys[node.start : node.end].clone())
-                node_values.append(values[node.start : node.end].clone())
+                node_keys[layer] = keys[node.start : node.end]
+                node_values[layer] = values[node.start : node.end]
             output, lse = tree_attention_with_lse(queries, keys, values, layout)
             for ancestor, own in contexts:
                 kv = self._kv[ancestor]
@@ -89,7 +89,14 @@ class Prefixes:
         positions = torch.tensor([self._forest.positions[row] for row in rows])
         hidden_TH = self._decoder.hidden(token_ids, positions, attend, self._adapter)
         for index, node, (keys, values) in zip(batch, layout, kept, strict=True):
-            self._kv[index] = PrefixKV(tuple(keys), tuple(values), hidden_TH[node.end - 1].clone())
+            self._kv[index] = PrefixKV(keys, values, hidden_TH[node.end - 1].clone())
+
+    def _empty(self, tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Room for the keys and the values of a node."""
+        spec = self._decoder.spec
+        shape = (spec.num_layers, tokens, spec.num_kv_heads, spec.head_dim)
+        dtype = self._decoder.weights.dtype
+        return torch.empty(shape, dtype=dtype), torch.empty(shape, dtype=dtype)
 
     def _lay_out(self, batch: Sequence[int]) -> tuple[list[Node], list[tuple[int, slice]], list[int]]:
         """Nodes laid out anew without gaps, what each subtree attends to outside of them, and the forest's rows."""

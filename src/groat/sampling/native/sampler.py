@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from groat.model.attention import attend_block, merge
+from groat.kernels.ops import product
 from groat.model.decoder import Decoder
 from groat.model.lora import Adapter
 from groat.model.tokenizer import Tokenizer
 from groat.sampling.base import Progress, SamplingParams, no_progress
+from groat.sampling.native.attention import LiveRow, decode_attention
 from groat.sampling.native.cache import SuffixArena
 from groat.sampling.native.draw import draw
 from groat.sampling.native.prefill import Prefixes
@@ -108,7 +109,7 @@ class _Rollout:
         self._prefixes = Prefixes(
             decoder, adapter, [prompt.token_ids for prompt in prompts], NativeSampler.prefill_tokens
         )
-        self._arena = SuffixArena(decoder.spec, params.max_completion_length, decoder.weights.embedding_VH.dtype)
+        self._arena = SuffixArena(decoder.spec, params.max_completion_length, decoder.weights.dtype)
         self._waiting = [
             _Sequence(prompt=prompt, index=index, uniforms=_uniforms(seeds[prompt], index, params))
             for prompt in sorted(range(len(prompts)), key=self._prefixes.rank)
@@ -118,7 +119,7 @@ class _Rollout:
         self._unfinished = [params.num_generations] * len(prompts)
         self._live: list[_Sequence] = []
         self._done: list[_Sequence] = []
-        self._hidden_SH = decoder.weights.embedding_VH.new_empty(0, decoder.spec.hidden_size)
+        self._hidden_SH = torch.empty(0, decoder.spec.hidden_size, dtype=decoder.weights.dtype)
 
     @property
     def is_unfinished(self) -> bool:
@@ -159,8 +160,7 @@ class _Rollout:
     def _draw(self) -> None:
         params, live = self._params, self._live
         rows_SH = self._decoder.final_norm(self._hidden_SH)
-        # The large matrix on the left: 1.5 times as fast for 8 to 128 rows, the copy included.
-        logits_SV = (self._decoder.weights.head_VH @ rows_SH.T).T.contiguous()
+        logits_SV = product(rows_SH, self._decoder.weights.head_VH)
         places = [len(sequence.token_ids) for sequence in live]
         stop_ids = sorted(self._tokenizer.stop_token_ids)
         drawn = draw(
@@ -204,7 +204,12 @@ class _Rollout:
         """Run the model on the newest token of every live sequence."""
         self._live.sort(key=lambda sequence: (self._prefixes.rank(sequence.prompt), sequence.index))
         self._arrange_slots()
-        attention = _DecodeAttention(self._prefixes, self._arena, self._live)
+        rows = [
+            LiveRow(slot=sequence.slot, length=len(sequence.token_ids) - 1, chain=self._prefixes.chain(sequence.prompt))
+            for sequence in self._live
+            if sequence.slot is not None
+        ]
+        attention = decode_attention(self._prefixes, self._arena, rows)
         token_ids = torch.tensor([sequence.token_ids[-1] for sequence in self._live])
         positions = torch.tensor([len(self._prompts[s.prompt].token_ids) + len(s.token_ids) - 1 for s in self._live])
         return self._decoder.hidden(token_ids, positions, attention, self._adapter)
@@ -237,98 +242,3 @@ def _uniforms(seed: int, index: int, params: SamplingParams) -> np.ndarray:
     return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, index]))).random(
         params.max_completion_length
     )
-
-
-class _DecodeAttention:
-    """One token per live sequence: each prompt node for all sequences below it at once, then their own suffixes."""
-
-    def __init__(self, prefixes: Prefixes, arena: SuffixArena, live: Sequence[_Sequence]) -> None:
-        self._arena = arena
-        self._levels = [[(prefixes.kv(node), rows) for node, rows in level] for level in _rows_by_level(prefixes, live)]
-        lengths = [len(sequence.token_ids) - 1 for sequence in live]
-        slots = [sequence.slot for sequence in live]
-        assert all(slot is not None for slot in slots)
-        self._slots_S = torch.tensor(slots)
-        self._lengths_S = torch.tensor(lengths)
-        self._longest = max(lengths) + 1
-        self._in_order = slots == list(range(arena.num_slots))
-        # A slot whose sequence has left sees its first token: harmless, and never read.
-        seen_C = torch.zeros(arena.num_slots, dtype=torch.long).index_copy_(0, self._slots_S, self._lengths_S)
-        hidden_CL = torch.arange(self._longest) > seen_C[:, None]
-        # In the dtype of the queries: the fused kernel reads any other as garbage, without a word.
-        mask_CL = arena.keys[0].new_zeros(hidden_CL.shape).masked_fill_(hidden_CL, -torch.inf)
-        self._mask_C11L = mask_CL[:, None, None, :] if bool(hidden_CL.any()) else None
-
-    def __call__(self, layer: int, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-        self._arena.keys[layer][self._slots_S, :, self._lengths_S] = keys
-        self._arena.values[layer][self._slots_S, :, self._lengths_S] = values
-        output, lse = self._attend_suffixes(layer, queries)
-        for level in self._levels:
-            blocks = [attend_block(queries[rows], kv.keys[layer], kv.values[layer], causal=False) for kv, rows in level]
-            # A level's nodes lie side by side, so that one merge serves them all.
-            rows = slice(level[0][1].start, level[-1][1].stop)
-            level_output, level_lse = torch.cat([b for b, _ in blocks]), torch.cat([lse for _, lse in blocks], dim=1)
-            merge(output[rows], lse[:, rows], level_output, level_lse)
-        return output
-
-    def _attend_suffixes(self, layer: int, queries_SAD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        heads, size = queries_SAD.shape[1:]
-        kv_heads = self._arena.keys[layer].shape[1]
-        if not self._in_order:
-            spread = queries_SAD.new_zeros(self._arena.num_slots, heads, size)
-            queries_SAD = spread.index_copy_(0, self._slots_S, queries_SAD)
-        queries_CKGD = queries_SAD.reshape(-1, kv_heads, heads // kv_heads, size)
-        keys = self._arena.keys[layer][:, :, : self._longest]
-        values = self._arena.values[layer][:, :, : self._longest]
-        output_CKGD, lse_CKG = attend_slots(queries_CKGD, keys, values, self._mask_C11L)
-        output, lse = output_CKGD.reshape(-1, heads, size), lse_CKG.reshape(-1, heads).T
-        if not self._in_order:
-            output, lse = output[self._slots_S], lse[:, self._slots_S]
-        return output, lse.contiguous()
-
-
-def attend_slots(
-    queries_CKGD: torch.Tensor, keys_CKLD: torch.Tensor, values_CKLD: torch.Tensor, mask_C11L: torch.Tensor | None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Each slot's queries over its own keys; returns output [C, K, G, D] and log-sum-exp [C, K, G]."""
-    if queries_CKGD.device.type == "cpu":
-        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            queries_CKGD, keys_CKLD, values_CKLD, 0.0, False, attn_mask=mask_C11L
-        )
-    return attend_slots_by_matmul(queries_CKGD, keys_CKLD, values_CKLD, mask_C11L)
-
-
-def attend_slots_by_matmul(
-    queries_CKGD: torch.Tensor, keys_CKLD: torch.Tensor, values_CKLD: torch.Tensor, mask_C11L: torch.Tensor | None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The same in plain matmuls, for devices without the fused kernel (not run on a GPU)."""
-    scores_CKGL = queries_CKGD @ keys_CKLD.transpose(-1, -2) * queries_CKGD.shape[-1] ** -0.5
-    if mask_C11L is not None:
-        scores_CKGL = scores_CKGL + mask_C11L
-    lse_CKG = scores_CKGL.logsumexp(-1)
-    return (scores_CKGL - lse_CKG[..., None]).exp() @ values_CKLD, lse_CKG
-
-
-def _rows_by_level(prefixes: Prefixes, live: Sequence[_Sequence]) -> list[list[tuple[int, slice]]]:
-    """The prompt nodes in use, each with the range of live sequences below it, in lists whose ranges touch.
-
-    `live` is sorted by rank, so a node's sequences lie side by side, and so do those of the nodes of one depth, but
-    for prompts that end above it.
-    """
-    levels: dict[tuple[int, int], list[tuple[int, slice]]] = {}
-    for row, sequence in enumerate(live):
-        for depth, node in enumerate(prefixes.chain(sequence.prompt)):
-            _extend(levels, depth, node, row)
-    return list(levels.values())
-
-
-def _extend(levels: dict[tuple[int, int], list[tuple[int, slice]]], depth: int, node: int, row: int) -> None:
-    """Add a row to a node's range; a gap at this depth begins a new list."""
-    number = max((number for level, number in levels if level == depth), default=0)
-    nodes = levels.setdefault((depth, number), [])
-    if nodes and nodes[-1][0] == node:
-        nodes[-1] = (node, slice(nodes[-1][1].start, row + 1))
-    elif not nodes or nodes[-1][1].stop == row:
-        nodes.append((node, slice(row, row + 1)))
-    else:
-        levels[depth, number + 1] = [(node, slice(row, row + 1))]

@@ -1,0 +1,71 @@
+"""Compiles native.cpp for this machine, once; where there is no C++ compiler, torch computes the same, slower."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from groat.caches import cache_folder
+
+_SOURCE = Path(__file__).with_name("native.cpp")
+_FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-fPIC", "-shared")
+_COMPILERS = ("g++", "c++", "clang++")
+_PATIENCE_SECONDS = 120.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Built:
+    """The compiled library, or why there is none."""
+
+    library: Path | None
+    reason: str
+
+
+def build_library() -> Built:
+    """Compile native.cpp (about five seconds) unless the cache holds it for this source, compiler and CPU."""
+    if platform.system() != "Linux":
+        return Built(library=None, reason=f"the kernels are built on Linux only, this is {platform.system()}")
+    compiler = next((path for name in _COMPILERS if (path := shutil.which(name))), None)
+    if compiler is None:
+        return Built(library=None, reason="no C++ compiler found (looked for " + ", ".join(_COMPILERS) + ")")
+    library = cache_folder("kernels") / f"native-{_fingerprint(compiler)}.so"
+    if library.is_file():
+        return Built(library=library, reason=f"compiled by {compiler}")
+    try:
+        library.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return _compile(compiler, library)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return Built(library=None, reason=f"{compiler} could not build the kernels: {error}")
+
+
+def _compile(compiler: str, library: Path) -> Built:
+    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+        made = Path(folder) / library.name
+        command = [compiler, *_FLAGS, str(_SOURCE), "-o", str(made)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_PATIENCE_SECONDS)
+        if done.returncode:
+            complaint = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr[:200])
+            return Built(library=None, reason=f"{compiler} could not build the kernels: {complaint.strip()}")
+        # Moved whole: another process sees all of it or nothing.
+        os.replace(made, library)  # noqa: PTH105
+    return Built(library=library, reason=f"compiled by {compiler}")
+
+
+def _fingerprint(compiler: str) -> str:
+    """What the library depends on: source, flags, compiler, and the CPU it is compiled for."""
+    stat = Path(compiler).resolve().stat()
+    parts = [*_FLAGS, compiler, str(stat.st_size), str(stat.st_mtime_ns), _cpu()]
+    return hashlib.sha256(_SOURCE.read_bytes() + "\0".join(parts).encode()).hexdigest()[:16]
+
+
+def _cpu() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    named = ("vendor_id", "cpu family", "model\t", "flags", "Features", "CPU part")
+    return "\n".join(sorted({line for line in lines if line.startswith(named)})) or platform.processor()

@@ -1,0 +1,780 @@
+// CPU kernels for frozen linear layers in every storage kind, for decoding, and for the elementwise work between them.
+//
+// Written with the compiler's vector extensions: the width is that of the machine it is compiled on. Built by
+// build.py at first use; where there is no compiler, torch_ops.py computes the same.
+//
+// Letters as in Python: M rows (tokens), N outputs, K inputs of a linear layer; weights lie as [N, K].
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <vector>
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int LANES = 16, TILE_ROWS = 12;
+#elif defined(__AVX__)
+constexpr int LANES = 8, TILE_ROWS = 6;
+#else
+constexpr int LANES = 4, TILE_ROWS = 6;
+#endif
+constexpr int TILE_COLS = 2 * LANES;  // of the output, per tile
+constexpr int DEPTH = 192;            // summed in one go: sums of short sums lose fewer bits than one long sum
+constexpr int BLOCK_ROWS = 384;       // rows that share one tile
+
+typedef float Vec __attribute__((vector_size(LANES * 4)));
+typedef int32_t IntVec __attribute__((vector_size(LANES * 4)));
+typedef float UnalignedVec __attribute__((vector_size(LANES * 4), aligned(4)));
+
+inline Vec load(const float* from) { return *reinterpret_cast<const UnalignedVec*>(from); }
+inline void store(float* to, Vec value) { *reinterpret_cast<UnalignedVec*>(to) = value; }
+inline Vec splat(float value) { return value - Vec{}; }
+inline float sum(Vec value) {
+  float total = 0;
+  for (int lane = 0; lane < LANES; lane++) total += value[lane];
+  return total;
+}
+
+// e^x to about 1e-7 relative (Cephes' polynomial after range reduction); 0 below -87.
+inline Vec exponential(Vec x) {
+  const Vec low = splat(-87.3f), high = splat(88.3f);
+  const IntVec vanishes = x < low;
+  x = x < low ? low : x;
+  x = x > high ? high : x;
+  const Vec shifted = x * 1.44269504088896341f + 12582912.0f;  // 1.5 * 2^23: rounds to the nearest integer
+  const IntVec power = (IntVec)shifted - 0x4B400000;
+  const Vec whole = shifted - 12582912.0f;
+  x = x - whole * 0.693359375f;
+  x = x + whole * 2.12194440e-4f;
+  Vec y = splat(1.9875691500e-4f);
+  y = y * x + 1.3981999507e-3f;
+  y = y * x + 8.3334519073e-3f;
+  y = y * x + 4.1665795894e-2f;
+  y = y * x + 1.6666665459e-1f;
+  y = y * x + 5.0000001201e-1f;
+  y = y * x * x + x + 1.0f;
+  const Vec scale = (Vec)((power + 127) << 23);
+  return vanishes ? Vec{} : y * scale;
+}
+
+// ---- Storage kinds: how a row of weights becomes fp32 ----
+
+struct Float32 {
+  const float* values;
+  long columns;
+  const float* segment(long row, long column, int, float*) const { return values + row * columns + column; }
+};
+
+struct BFloat16 {
+  const uint16_t* values;
+  long columns;
+  const float* segment(long row, long column, int count, float* buffer) const {
+    const uint16_t* from = values + row * columns + column;
+    for (int i = 0; i < count; i++) {
+      const uint32_t bits = uint32_t(from[i]) << 16;
+      std::memcpy(buffer + i, &bits, sizeof bits);
+    }
+    return buffer;
+  }
+};
+
+struct Int8 {  // one scale per row
+  const int8_t* values;
+  const float* scales;
+  long columns;
+  const float* segment(long row, long column, int count, float* buffer) const {
+    const int8_t* from = values + row * columns + column;
+    const float scale = scales[row];
+    for (int i = 0; i < count; i++) buffer[i] = scale * float(from[i]);
+    return buffer;
+  }
+};
+
+// Pairs of NF4 values by byte, the first element in the high half (QLoRA, arXiv:2305.14314, appendix E).
+struct NF4Pairs {
+  float pair[256][2];
+  explicit NF4Pairs(const float* code) {
+    for (int byte = 0; byte < 256; byte++) pair[byte][0] = code[byte >> 4], pair[byte][1] = code[byte & 15];
+  }
+};
+
+struct NF4 {  // blocks run over the flattened weights and may straddle rows
+  const uint8_t* values;
+  const uint8_t* scale_codes;  // double quantization: index into `scale_map`, times `scale_scales` per 256, plus `offset`
+  const float* scale_map;
+  const float* scale_scales;
+  float offset;
+  const float* scales;  // used where scale_codes is null
+  long columns;
+  int block;
+  const NF4Pairs* pairs;
+  float scale(long number) const {
+    if (!scale_codes) return scales[number];
+    return scale_map[scale_codes[number]] * scale_scales[number >> 8] + offset;
+  }
+  const float* segment(long row, long column, int count, float* buffer) const {
+    long place = row * columns + column, end = place + count;
+    float* to = buffer;
+    while (place < end) {
+      const long number = place / block, stop = std::min(end, (number + 1) * block);
+      const float factor = scale(number);
+      if (place & 1) *to++ = pairs->pair[values[place >> 1]][1] * factor, place++;
+      for (; place + 1 < stop; place += 2, to += 2) {
+        const float* pair = pairs->pair[values[place >> 1]];
+        to[0] = pair[0] * factor, to[1] = pair[1] * factor;
+      }
+      if (place < stop) *to++ = pairs->pair[values[place >> 1]][0] * factor, place++;
+    }
+    return buffer;
+  }
+};
+
+// ---- Packing: a tile of weights as [depth][TILE_COLS] ----
+
+#if defined(__AVX2__)
+inline void transpose8(const float* from, long stride, float* to, long to_stride) {
+  __m256 rows[8], pairs[8], fours[8];
+  for (int i = 0; i < 8; i++) rows[i] = _mm256_loadu_ps(from + i * stride);
+  for (int i = 0; i < 4; i++) {
+    pairs[2 * i] = _mm256_unpacklo_ps(rows[2 * i], rows[2 * i + 1]);
+    pairs[2 * i + 1] = _mm256_unpackhi_ps(rows[2 * i], rows[2 * i + 1]);
+  }
+  for (int half = 0; half < 8; half += 4) {
+    fours[half] = _mm256_shuffle_ps(pairs[half], pairs[half + 2], 0x44);
+    fours[half + 1] = _mm256_shuffle_ps(pairs[half], pairs[half + 2], 0xEE);
+    fours[half + 2] = _mm256_shuffle_ps(pairs[half + 1], pairs[half + 3], 0x44);
+    fours[half + 3] = _mm256_shuffle_ps(pairs[half + 1], pairs[half + 3], 0xEE);
+  }
+  for (int i = 0; i < 4; i++) {
+    _mm256_storeu_ps(to + i * to_stride, _mm256_permute2f128_ps(fours[i], fours[i + 4], 0x20));
+    _mm256_storeu_ps(to + (i + 4) * to_stride, _mm256_permute2f128_ps(fours[i], fours[i + 4], 0x31));
+  }
+}
+#endif
+
+// tile[k][i] = from[i][k] for `rows` <= TILE_COLS rows; the rest are zeros.
+void pack_transposed(const float* from, long stride, int rows, int depth, float* tile) {
+  int k = 0;
+#if defined(__AVX2__)
+  if (rows == TILE_COLS)
+    for (; k + 8 <= depth; k += 8)
+      for (int i = 0; i < TILE_COLS; i += 8) transpose8(from + i * stride + k, stride, tile + k * TILE_COLS + i, TILE_COLS);
+#endif
+  for (; k < depth; k++)
+    for (int i = 0; i < TILE_COLS; i++) tile[k * TILE_COLS + i] = i < rows ? from[i * stride + k] : 0.0f;
+}
+
+// tile[k][i] = from[k][i] for `columns` <= TILE_COLS columns; the rest are zeros.
+void pack_row(const float* from, int columns, float* to) {
+  if (columns == TILE_COLS) {
+    store(to, load(from));
+    store(to + LANES, load(from + LANES));
+    return;
+  }
+  for (int i = 0; i < TILE_COLS; i++) to[i] = i < columns ? from[i] : 0.0f;
+}
+
+// W as the right side of a product: the tile [depth][TILE_COLS] from place (start, first), made in `room` if need be.
+template <class Weights>
+struct Transposed {  // x W': columns are outputs, that is rows of W
+  const Weights& weights;
+  const float* tile(long first, int width, long start, int depth, float* room) const {
+    alignas(64) float buffer[TILE_COLS * DEPTH];
+    const float* from = weights.segment(first, start, depth, buffer);
+    if (from != buffer) {
+      pack_transposed(from, weights.columns, width, depth, room);
+      return room;
+    }
+    for (int i = 1; i < width; i++) weights.segment(first + i, start, depth, buffer + i * DEPTH);
+    pack_transposed(buffer, DEPTH, width, depth, room);
+    return room;
+  }
+  const char* next(const float* tile) const { return reinterpret_cast<const char*>(tile); }
+};
+template <class Weights>
+struct Straight {  // g W: columns are inputs, that is columns of W, and the depth runs over its rows
+  const Weights& weights;
+  const float* tile(long first, int width, long start, int depth, float* room) const {
+    alignas(64) float buffer[TILE_COLS];
+    for (int k = 0; k < depth; k++)
+      pack_row(weights.segment(start + k, first, width, buffer), width, room + k * TILE_COLS);
+    return room;
+  }
+  const char* next(const float* tile) const { return reinterpret_cast<const char*>(tile); }
+};
+
+// fp32 weights stored as the tiles of x W' lie one behind the other: [N / TILE_COLS][K][TILE_COLS].
+struct TiledTransposed {
+  const float* values;
+  long inputs;
+  const float* tile(long first, int, long start, int, float*) const {
+    return values + first * inputs + start * TILE_COLS;
+  }
+  const char* next(const float* tile) const { return reinterpret_cast<const char*>(tile + inputs * TILE_COLS); }
+};
+struct TiledStraight {
+  const float* values;
+  long inputs;
+  const float* tile(long first, int width, long start, int depth, float* room) const {
+    for (int k = 0; k < depth; k += TILE_COLS)
+      pack_transposed(values + (start + k) * inputs + first * TILE_COLS, TILE_COLS, width,
+                      std::min(TILE_COLS, depth - k), room + k * TILE_COLS);
+    return room;
+  }
+  const char* next(const float* tile) const { return reinterpret_cast<const char*>(tile); }
+};
+
+// ---- Matrix products ----
+
+struct Epilogue {
+  float alpha;
+  bool add;           // to what is there already
+  const float* bias;  // or null
+};
+
+// `left` holds ROWS rows interleaved: [depth][ROWS].
+template <int ROWS>
+void multiply_tile(int depth, const float* left, const float* tile, float* out, long out_stride, const Epilogue& end) {
+  Vec sums[ROWS][2];
+#pragma GCC unroll 16
+  for (int row = 0; row < ROWS; row++) {
+    sums[row][0] = sums[row][1] = Vec{};
+    __builtin_prefetch(out + row * out_stride, 1);
+  }
+  for (int k = 0; k < depth; k++) {
+    const Vec first = load(tile + k * TILE_COLS), second = load(tile + k * TILE_COLS + LANES);
+#pragma GCC unroll 16
+    for (int row = 0; row < ROWS; row++) {
+      const Vec factor = splat(left[k * ROWS + row]);
+      sums[row][0] += factor * first;
+      sums[row][1] += factor * second;
+    }
+  }
+  const Vec bias[2] = {end.bias ? load(end.bias) : Vec{}, end.bias ? load(end.bias + LANES) : Vec{}};
+#pragma GCC unroll 16
+  for (int row = 0; row < ROWS; row++)
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; half++) {
+      float* to = out + row * out_stride + half * LANES;
+      const Vec value = sums[row][half] * end.alpha + bias[half];
+      store(to, end.add ? value + load(to) : value);
+    }
+}
+
+typedef void (*TileProduct)(int, const float*, const float*, float*, long, const Epilogue&);
+template <int... ROWS>
+struct TileProducts {
+  static constexpr TileProduct by_rows[] = {nullptr, multiply_tile<ROWS>...};
+};
+#if defined(__AVX512F__)
+constexpr const TileProduct* tile_product = TileProducts<1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12>::by_rows;
+#else
+constexpr const TileProduct* tile_product = TileProducts<1, 2, 3, 4, 5, 6>::by_rows;
+#endif
+
+// Rows cut into equal parts of at most TILE_ROWS, none of them thin.
+struct Parts {
+  int rows, count;
+  explicit Parts(int all) : rows(all), count((all + TILE_ROWS - 1) / TILE_ROWS) {}
+  int start(int part) const { return int(long(rows) * part / count); }
+  int size(int part) const { return start(part + 1) - start(part); }
+};
+
+// Part by part, interleaved as multiply_tile reads them.
+void pack_left(const Parts& parts, const float* left, long stride, int depth, float* packed) {
+  for (int part = 0; part < parts.count; part++) {
+    const int size = parts.size(part);
+    const float* from = left + parts.start(part) * stride;
+    float* to = packed + parts.start(part) * depth;
+    for (int row = 0; row < size; row++)
+      for (int k = 0; k < depth; k++) to[k * size + row] = from[row * stride + k];
+  }
+}
+
+// out[rows, columns] from packed rows and a tile; meanwhile asks for `next_bytes` that will be needed next.
+void multiply_parts(const Parts& parts, int columns, int depth, const float* packed, const float* tile, float* out,
+                    long out_stride, const Epilogue& end, const char* next = nullptr, long next_bytes = 0) {
+  for (int part = 0; part < parts.count; part++) {
+    for (long at = next_bytes * part / parts.count; at < next_bytes * (part + 1) / parts.count; at += 64)
+      __builtin_prefetch(next + at, 0, 2);
+    const int size = parts.size(part);
+    const float* left = packed + parts.start(part) * depth;
+    float* to = out + parts.start(part) * out_stride;
+    if (columns == TILE_COLS) {
+      tile_product[size](depth, left, tile, to, out_stride, end);
+      continue;
+    }
+    alignas(64) float edge[TILE_ROWS * TILE_COLS];
+    tile_product[size](depth, left, tile, edge, TILE_COLS, Epilogue{end.alpha, false, nullptr});
+    for (int i = 0; i < size; i++)
+      for (int j = 0; j < columns; j++) {
+        const float value = edge[i * TILE_COLS + j] + (end.bias ? end.bias[j] : 0.0f);
+        to[i * out_stride + j] = end.add ? to[i * out_stride + j] + value : value;
+      }
+  }
+}
+
+// A share of the product: rows [row, row + count) and tiles [tile_from, tile_to).
+template <class Right>
+void multiply_share(const Right& right, const float* left, long left_stride, float* out, long out_stride, long row,
+                    int count, long tile_from, long tile_to, long columns, long inner, const Epilogue& end) {
+  alignas(64) float room[DEPTH * TILE_COLS];
+  thread_local std::vector<float> packed;
+  packed.resize(size_t(count) * DEPTH);
+  const Parts parts(count);
+  const auto width = [&](long number) { return int(std::min(long(TILE_COLS), columns - number * TILE_COLS)); };
+  for (long start = 0; start < inner; start += DEPTH) {
+    const int depth = int(std::min(long(DEPTH), inner - start));
+    pack_left(parts, left + row * left_stride + start, left_stride, depth, packed.data());
+    for (long number = tile_from; number < tile_to; number++) {
+      const long first = number * TILE_COLS;
+      const float* tile = right.tile(first, width(number), start, depth, room);
+      const Epilogue here{end.alpha, end.add || start, start || !end.bias ? nullptr : end.bias + first};
+      multiply_parts(parts, width(number), depth, packed.data(), tile, out + row * out_stride + first, out_stride,
+                     here, right.next(tile), number + 1 < tile_to ? depth * TILE_COLS * long(sizeof(float)) : 0);
+    }
+  }
+}
+
+// out[rows, columns] (+)= alpha * left[rows, inner] * right (+ bias). Threads share the tiles; few tiles, the rows.
+template <class Right>
+void multiply(const Right& right, const float* left, long left_stride, float* out, long out_stride, long rows,
+              long columns, long inner, const Epilogue& end, int threads) {
+  const long tiles = (columns + TILE_COLS - 1) / TILE_COLS;
+  const long by_rows = tiles < 4 * threads ? std::min(long(threads), rows) : 1, by_tiles = threads / by_rows;
+#pragma omp parallel for schedule(static) num_threads(threads)
+  for (long share = 0; share < by_rows * by_tiles; share++) {
+    const long tile_share = share % by_tiles, row_share = share / by_tiles;
+    const long row_from = rows * row_share / by_rows, row_to = rows * (row_share + 1) / by_rows;
+    const long blocks = (row_to - row_from + BLOCK_ROWS - 1) / BLOCK_ROWS;
+    for (long block = 0; block < blocks; block++) {
+      const long row = row_from + (row_to - row_from) * block / blocks;
+      const long next = row_from + (row_to - row_from) * (block + 1) / blocks;
+      multiply_share(right, left, left_stride, out, out_stride, row, int(next - row), tiles * tile_share / by_tiles,
+                     tiles * (tile_share + 1) / by_tiles, columns, inner, end);
+    }
+  }
+}
+
+template <class Weights>
+void product(const Weights& weights, bool transposed, const float* left, long left_stride, float* out, long out_stride,
+             long rows, long outputs, long inputs, const Epilogue& end, int threads) {
+  if (!rows) return;
+  if (transposed)
+    multiply(Transposed<Weights>{weights}, left, left_stride, out, out_stride, rows, outputs, inputs, end, threads);
+  else
+    multiply(Straight<Weights>{weights}, left, left_stride, out, out_stride, rows, inputs, outputs, end, threads);
+}
+
+}  // namespace
+
+// What Python hands over; see native_ops.py for the same fields.
+struct MatrixView {
+  int32_t kind;  // 0 fp32, 1 bf16, 2 int8, 3 nf4
+  int32_t block;
+  int64_t rows, columns;
+  const void* values;
+  const float* scales;  // int8: per row; nf4 without double quantization: per block
+  const uint8_t* scale_codes;
+  const float* scale_map;
+  const float* scale_scales;
+  const float* code;
+  float offset;
+};
+
+template <class Use>
+static void with_weights(const MatrixView& view, const Use& use) {
+  switch (view.kind) {
+    case 0: return use(Float32{static_cast<const float*>(view.values), view.columns});
+    case 1: return use(BFloat16{static_cast<const uint16_t*>(view.values), view.columns});
+    case 2: return use(Int8{static_cast<const int8_t*>(view.values), view.scales, view.columns});
+    default: {
+      const NF4Pairs pairs(view.code);
+      return use(NF4{static_cast<const uint8_t*>(view.values), view.scale_codes, view.scale_map, view.scale_scales,
+                     view.offset, view.scales, view.columns, view.block, &pairs});
+    }
+  }
+}
+
+extern "C" {
+
+// transposed: out[M, N] = alpha x[M, K] W' (+ bias); else out[M, K] = alpha g[M, N] W. `add` adds to what is there.
+void groat_product(const MatrixView* view, int transposed, const float* left, long left_stride, float* out,
+                   long out_stride, long rows, const float* bias, float alpha, int add, int threads) {
+  with_weights(*view, [&](const auto& weights) {
+    product(weights, transposed, left, left_stride, out, out_stride, rows, view->rows, view->columns,
+            Epilogue{alpha, bool(add), bias}, threads);
+  });
+}
+
+// The same for fp32 weights [weight_rows, weight_columns] whose rows lie `weight_stride` apart.
+void groat_dense_product(const float* weights, long weight_stride, long weight_rows, long weight_columns,
+                         int transposed, const float* left, long left_stride, float* out, long out_stride, long rows,
+                         const float* bias, float alpha, int add, int threads) {
+  product(Float32{weights, weight_stride}, transposed, left, left_stride, out, out_stride, rows, weight_rows,
+          weight_columns, Epilogue{alpha, bool(add), bias}, threads);
+}
+
+// Columns of a tile: what tiled weights are tiled by.
+int groat_tile_columns() { return TILE_COLS; }
+
+// The same for fp32 weights stored tile by tile.
+void groat_tiled_product(const float* values, long outputs, long inputs, int transposed, const float* left,
+                         long left_stride, float* out, long out_stride, long rows, const float* bias, float alpha,
+                         int add, int threads) {
+  if (!rows) return;
+  const Epilogue end{alpha, bool(add), bias};
+  if (transposed)
+    multiply(TiledTransposed{values, inputs}, left, left_stride, out, out_stride, rows, outputs, inputs, end, threads);
+  else
+    multiply(TiledStraight{values, inputs}, left, left_stride, out, out_stride, rows, inputs, outputs, end, threads);
+}
+
+// A tiled layer with its LoRA adapter: out = x W' + bias + alpha down_p B_p' for each part p of the outputs, where
+// down = x A' and A is [parts * rank, inputs].
+void groat_adapted_product(const float* values, long outputs, long inputs, const float* x, long x_stride, float* out,
+                           long rows, const float* bias, const float* a, float* down, const float* const* bs,
+                           const int64_t* sizes, long parts, long rank, float alpha, int threads) {
+  const Epilogue plain{1.0f, false, nullptr};
+  if (!rows) return;
+  multiply(TiledTransposed{values, inputs}, x, x_stride, out, outputs, rows, outputs, inputs,
+           Epilogue{1.0f, false, bias}, threads);
+  product(Float32{a, inputs}, true, x, x_stride, down, parts * rank, rows, parts * rank, inputs, plain, threads);
+  for (long part = 0, first = 0; part < parts; first += sizes[part++])
+    product(Float32{bs[part], rank}, true, down + part * rank, parts * rank, out + first, outputs, rows, sizes[part],
+            rank, Epilogue{alpha, true, nullptr}, threads);
+}
+
+// out[i] = row ids[i] of W in fp32.
+void groat_rows(const MatrixView* view, const int64_t* ids, long count, float* out) {
+  with_weights(*view, [&](const auto& weights) {
+    for (long i = 0; i < count; i++) {
+      float* to = out + i * view->columns;
+      for (long start = 0; start < view->columns; start += DEPTH) {
+        const int depth = int(std::min(long(DEPTH), view->columns - start));
+        const float* from = weights.segment(ids[i], start, depth, to + start);
+        if (from != to + start) std::memcpy(to + start, from, depth * sizeof(float));
+      }
+    }
+  });
+}
+
+// Rows may lie apart (strides in floats), so that parts of a fused projection are normed in place.
+void groat_rms_norm(const float* x, long stride, const float* weight, float epsilon, float* out, long out_stride,
+                    float* inverse, long rows, long size, int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads) if (rows * size > 8192)
+  for (long row = 0; row < rows; row++) {
+    const float* from = x + row * stride;
+    float* to = out + row * out_stride;
+    Vec squares = {};
+    long i = 0;
+    for (; i + LANES <= size; i += LANES) squares += load(from + i) * load(from + i);
+    float total = sum(squares);
+    for (; i < size; i++) total += from[i] * from[i];
+    const float factor = 1.0f / std::sqrt(total / float(size) + epsilon);
+    if (inverse) inverse[row] = factor;
+    for (i = 0; i < size; i++) to[i] = from[i] * factor * weight[i];
+  }
+}
+
+// out = factor * (grad * weight - x * factor^2 * mean(grad * weight * x)).
+void groat_rms_norm_backward(const float* grad, const float* x, const float* weight, const float* inverse, float* out,
+                             long rows, long size, int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads)
+  for (long row = 0; row < rows; row++) {
+    const float *g = grad + row * size, *from = x + row * size;
+    float* to = out + row * size;
+    Vec partial = {};
+    long i = 0;
+    for (; i + LANES <= size; i += LANES) partial += load(g + i) * load(weight + i) * load(from + i);
+    float along = sum(partial);
+    for (; i < size; i++) along += g[i] * weight[i] * from[i];
+    const float factor = inverse[row], share = along / float(size) * factor * factor;
+    for (i = 0; i < size; i++) to[i] = factor * (g[i] * weight[i] - from[i] * share);
+  }
+}
+
+// gate_up[M, 2 size]: silu(gate) * up.
+void groat_swiglu(const float* gate_up, float* out, long rows, long size, int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads)
+  for (long row = 0; row < rows; row++) {
+    const float *gate = gate_up + row * 2 * size, *up = gate + size;
+    float* to = out + row * size;
+    long i = 0;
+    for (; i + LANES <= size; i += LANES) {
+      const Vec g = load(gate + i);
+      store(to + i, g / (1.0f + exponential(-g)) * load(up + i));
+    }
+    for (; i < size; i++) to[i] = gate[i] / (1.0f + std::exp(-gate[i])) * up[i];
+  }
+}
+
+void groat_swiglu_backward(const float* grad, const float* gate_up, float* out, long rows, long size, int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads)
+  for (long row = 0; row < rows; row++) {
+    const float *gate = gate_up + row * 2 * size, *up = gate + size, *g = grad + row * size;
+    float *to_gate = out + row * 2 * size, *to_up = to_gate + size;
+    long i = 0;
+    for (; i + LANES <= size; i += LANES) {
+      const Vec x = load(gate + i), sigmoid = 1.0f / (1.0f + exponential(-x)), here = load(g + i);
+      store(to_up + i, here * x * sigmoid);
+      store(to_gate + i, here * load(up + i) * sigmoid * (1.0f + x * (1.0f - sigmoid)));
+    }
+    for (; i < size; i++) {
+      const float sigmoid = 1.0f / (1.0f + std::exp(-gate[i]));
+      to_up[i] = g[i] * gate[i] * sigmoid;
+      to_gate[i] = g[i] * up[i] * sigmoid * (1.0f + gate[i] * (1.0f - sigmoid));
+    }
+  }
+}
+
+// Halves of each head turned by the row's angles; cosines and sines are [M, size / 2]. `sign` -1 turns back.
+void groat_rotate(const float* x, long stride, const float* cosines, const float* sines, float sign, float* out,
+                  long rows, long heads, long size, int threads) {
+  const long half = size / 2;
+#pragma omp parallel for schedule(static) num_threads(threads) if (rows * heads * size > 8192)
+  for (long row = 0; row < rows; row++)
+    for (long head = 0; head < heads; head++) {
+      const float *first = x + row * stride + head * size, *second = first + half;
+      const float *c = cosines + row * half, *s = sines + row * half;
+      float *to_first = out + (row * heads + head) * size, *to_second = to_first + half;
+      for (long i = 0; i < half; i++) {
+        const float a = first[i], b = second[i], sine = sign * s[i];
+        to_first[i] = a * c[i] - b * sine;
+        to_second[i] = b * c[i] + a * sine;
+      }
+    }
+}
+
+}  // extern "C"
+
+// ---- Attention while decoding ----
+
+namespace {
+
+constexpr int KEYS = 64;        // keys scored at a time
+constexpr int CHUNK_ROWS = 16;  // sequences per task
+
+// One kv head, some query rows: running maxima, sums and outputs of a softmax over ever more keys (arXiv:2205.14135).
+struct Running {
+  int size, padded;
+  std::vector<float> queries, outputs, maxima, sums;
+  Running(int rows, int head_size)
+      : size(head_size),
+        padded((head_size + TILE_COLS - 1) / TILE_COLS * TILE_COLS),
+        queries(rows * head_size),
+        outputs(rows * padded, 0.0f),
+        maxima(rows, -std::numeric_limits<float>::infinity()),
+        sums(rows, 0.0f) {}
+
+  void attend(int first, int rows, const float* keys, const float* values, long token_stride, long count) {
+    for (long start = 0; start < count; start += KEYS)
+      attend_some(first, rows, keys + start * token_stride, values + start * token_stride, token_stride,
+                  int(std::min(long(KEYS), count - start)));
+  }
+
+  void attend_some(int first, int rows, const float* keys, const float* values, long token_stride, int count) {
+    thread_local std::vector<float> scores, tile, packed;
+    scores.resize(size_t(rows) * KEYS);
+    tile.resize(size_t(std::max(size, KEYS)) * TILE_COLS);
+    packed.resize(size_t(rows) * std::max(size, KEYS));
+    const Parts parts(rows);
+    pack_left(parts, queries.data() + first * size, size, size, packed.data());
+    for (int key = 0; key < count; key += TILE_COLS) {
+      const int width = std::min(TILE_COLS, count - key);
+      pack_transposed(keys + key * token_stride, token_stride, width, size, tile.data());
+      multiply_parts(parts, TILE_COLS, size, packed.data(), tile.data(), scores.data() + key, KEYS,
+                     Epilogue{1.0f, false, nullptr});
+    }
+    for (int row = 0; row < rows; row++) weigh(first + row, scores.data() + row * KEYS, count);
+    pack_left(parts, scores.data(), KEYS, count, packed.data());
+    for (int column = 0; column < size; column += TILE_COLS) {
+      const int width = std::min(TILE_COLS, size - column);
+      for (int key = 0; key < count; key++)
+        pack_row(values + key * token_stride + column, width, tile.data() + key * TILE_COLS);
+      multiply_parts(parts, TILE_COLS, count, packed.data(), tile.data(), outputs.data() + first * padded + column,
+                     padded, Epilogue{1.0f, true, nullptr});
+    }
+  }
+
+  // Scores become weights relative to the running maximum; what was summed before is scaled to a new maximum.
+  void weigh(int row, float* scores, int count) {
+    float maximum = maxima[row];
+    for (int key = 0; key < count; key++) maximum = std::max(maximum, scores[key]);
+    const int whole = (count + LANES - 1) / LANES * LANES;
+    for (int key = count; key < whole; key++) scores[key] = -std::numeric_limits<float>::infinity();
+    Vec total = {};
+    for (int key = 0; key < whole; key += LANES) {
+      const Vec weight = exponential(load(scores + key) - maximum);
+      store(scores + key, weight);
+      total += weight;
+    }
+    if (maximum > maxima[row]) {
+      const float factor = std::exp(maxima[row] - maximum);
+      sums[row] *= factor;
+      for (int i = 0; i < padded; i++) outputs[row * padded + i] *= factor;
+      maxima[row] = maximum;
+    }
+    sums[row] += sum(total);
+  }
+};
+
+}  // namespace
+
+extern "C" {
+
+// Keys and values that a range of sequences attends to in full: [count, kv heads, head size] with a token's stride,
+// a head's stride, all in floats.
+struct Segment {
+  int64_t first, end;  // rows
+  int64_t count;       // keys
+  int64_t token_stride, head_stride;
+  const float *keys, *values;
+};
+
+// queries[S, A, D] -> out[S, A, D] over the given segments, each row's own among them. Rows of a segment are adjacent.
+void groat_attend(const float* queries, float* out, const Segment* segments, long num_segments, long rows, long heads,
+                  long kv_heads, long size, int threads) {
+  const long group = heads / kv_heads, chunks = (rows + CHUNK_ROWS - 1) / CHUNK_ROWS;
+  const float scale = 1.0f / std::sqrt(float(size));
+#pragma omp parallel for collapse(2) schedule(dynamic) num_threads(threads)
+  for (long chunk = 0; chunk < chunks; chunk++)
+    for (long kv_head = 0; kv_head < kv_heads; kv_head++) {
+      const long begin = chunk * rows / chunks, end = (chunk + 1) * rows / chunks;
+      Running running(int((end - begin) * group), int(size));
+      for (long row = begin; row < end; row++)
+        for (long i = 0; i < group * size; i++)
+          running.queries[(row - begin) * group * size + i] =
+              scale * queries[(row * heads + kv_head * group) * size + i];
+      for (long i = 0; i < num_segments; i++) {
+        const Segment& part = segments[i];
+        const long first = std::max(begin, long(part.first)), last = std::min(end, long(part.end));
+        if (first < last)
+          running.attend(int((first - begin) * group), int((last - first) * group),
+                         part.keys + kv_head * part.head_stride, part.values + kv_head * part.head_stride,
+                         part.token_stride, part.count);
+      }
+      for (long row = begin; row < end; row++)
+        for (long g = 0; g < group; g++) {
+          const long place = (row - begin) * group + g;
+          const float inverse = 1.0f / running.sums[place];
+          float* to = out + (row * heads + kv_head * group + g) * size;
+          for (long i = 0; i < size; i++) to[i] = running.outputs[place * running.padded + i] * inverse;
+        }
+    }
+}
+
+// One new token per row: keys and values [S, kv heads, D] into slots of an arena [slots, kv heads, length, D].
+void groat_remember(const float* keys, const float* values, float* arena_keys, float* arena_values,
+                    const int64_t* slots, const int64_t* lengths, long rows, long kv_heads, long length, long size) {
+  for (long row = 0; row < rows; row++)
+    for (long head = 0; head < kv_heads; head++) {
+      const long from = (row * kv_heads + head) * size;
+      const long to = ((slots[row] * kv_heads + head) * length + lengths[row]) * size;
+      std::memcpy(arena_keys + to, keys + from, size * sizeof(float));
+      std::memcpy(arena_values + to, values + from, size * sizeof(float));
+    }
+}
+
+// Per row of logits[S, V] (already divided by the temperature): the log-sum-exp, and the token at `uniform` of the
+// way through the distribution. Sums run over blocks in a fixed order, so a row does not depend on its neighbours.
+void groat_draw(const float* logits, long stride, const double* uniforms, int64_t* tokens, float* lse, long rows,
+                long vocabulary, int threads) {
+  constexpr long BLOCK = 1024;
+#pragma omp parallel for schedule(static) num_threads(threads)
+  for (long row = 0; row < rows; row++) {
+    const float* from = logits + row * stride;
+    Vec highest = splat(-std::numeric_limits<float>::infinity());
+    long i = 0;
+    for (; i + LANES <= vocabulary; i += LANES) {
+      const Vec here = load(from + i);
+      highest = here > highest ? here : highest;
+    }
+    float maximum = -std::numeric_limits<float>::infinity();
+    for (int lane = 0; lane < LANES; lane++) maximum = std::max(maximum, highest[lane]);
+    for (; i < vocabulary; i++) maximum = std::max(maximum, from[i]);
+    const long blocks = (vocabulary + BLOCK - 1) / BLOCK;
+    std::vector<float> totals(blocks);
+    double total = 0;
+    for (long block = 0; block < blocks; block++) {
+      const long start = block * BLOCK, end = std::min(vocabulary, start + BLOCK);
+      Vec partial = {};
+      long place = start;
+      for (; place + LANES <= end; place += LANES) partial += exponential(load(from + place) - maximum);
+      float here = sum(partial);
+      for (; place < end; place++) here += std::exp(from[place] - maximum);
+      totals[block] = here;
+      total += here;
+    }
+    lse[row] = maximum + float(std::log(total));
+    double threshold = uniforms[row] * total;
+    long block = 0;
+    while (block + 1 < blocks && threshold >= totals[block]) threshold -= totals[block++];
+    const long end = std::min(vocabulary, (block + 1) * BLOCK);
+    long token = -1;
+    for (long place = block * BLOCK; place < end; place++) {
+      const float weight = std::exp(from[place] - maximum);
+      if (weight > 0) token = place;
+      threshold -= weight;
+      if (threshold < 0 && weight > 0) break;
+    }
+    // Rounding may leave nothing drawable behind the threshold: then the last token before it that can be drawn.
+    for (long place = block * BLOCK - 1; token < 0 && place >= 0; place--)
+      if (std::exp(from[place] - maximum) > 0) token = place;
+    tokens[row] = std::max(token, 0L);  // logits that are not numbers: any token, the run reports them
+  }
+}
+
+// Per row of logits[M, V]: log-sum-exp, log-prob of the given token, and entropy, in nats.
+void groat_token_logprobs(const float* logits, const int64_t* tokens, float* lse, float* logprobs, float* entropies,
+                          long rows, long vocabulary, int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads)
+  for (long row = 0; row < rows; row++) {
+    const float* from = logits + row * vocabulary;
+    float maximum = -std::numeric_limits<float>::infinity();
+    for (long i = 0; i < vocabulary; i++) maximum = from[i] > maximum ? from[i] : maximum;
+    double total = 0, weighted = 0;  // of exp(x), and of exp(x) x, with x relative to the maximum
+    for (long start = 0; start < vocabulary; start += 1024) {
+      const long end = std::min(vocabulary, start + 1024);
+      Vec partial = {}, partial_weighted = {};
+      long i = start;
+      for (; i + LANES <= end; i += LANES) {
+        const Vec x = load(from + i) - maximum, weight = exponential(x);
+        partial += weight;
+        partial_weighted += weight * (x < -80.0f ? splat(-80.0f) : x);
+      }
+      for (; i < end; i++) {
+        const float x = std::max(from[i] - maximum, -80.0f), weight = std::exp(from[i] - maximum);
+        total += weight;
+        weighted += weight * x;
+      }
+      total += sum(partial);
+      weighted += sum(partial_weighted);
+    }
+    const double relative = std::log(total);
+    lse[row] = maximum + float(relative);
+    logprobs[row] = from[tokens[row]] - maximum - float(relative);
+    entropies[row] = float(relative - weighted / total);
+  }
+}
+
+// In place, logits become the gradient of sum(grad * logprob): grad * (one-hot(token) - softmax).
+void groat_logprob_gradient(float* logits, const int64_t* tokens, const float* lse, const float* grad, long rows,
+                            long vocabulary, int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads)
+  for (long row = 0; row < rows; row++) {
+    float* here = logits + row * vocabulary;
+    long i = 0;
+    for (; i + LANES <= vocabulary; i += LANES) store(here + i, exponential(load(here + i) - lse[row]) * -grad[row]);
+    for (; i < vocabulary; i++) here[i] = std::exp(here[i] - lse[row]) * -grad[row];
+    here[tokens[row]] += grad[row];
+  }
+}
+}

@@ -1,0 +1,85 @@
+"""The compiled kernels, called on fp32 CPU tensors through plain C."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+
+from groat.kernels.build import build_library
+
+_POINTER, _INT, _LONG, _FLOAT = ctypes.c_void_p, ctypes.c_int, ctypes.c_long, ctypes.c_float
+_SIGNATURES: dict[str, Sequence[type]] = {
+    "groat_dense_product": (
+        *(_POINTER, _LONG, _LONG, _LONG, _INT),
+        *(_POINTER, _LONG, _POINTER, _LONG, _LONG, _POINTER, _FLOAT, _INT, _INT),
+    ),
+    "groat_tiled_product": (
+        *(_POINTER, _LONG, _LONG, _INT),
+        *(_POINTER, _LONG, _POINTER, _LONG, _LONG, _POINTER, _FLOAT, _INT, _INT),
+    ),
+    "groat_adapted_product": (
+        *(_POINTER, _LONG, _LONG, _POINTER, _LONG, _POINTER, _LONG, _POINTER),
+        *(_POINTER, _POINTER, _POINTER, _POINTER, _LONG, _LONG, _FLOAT, _INT),
+    ),
+    "groat_rms_norm": (_POINTER, _LONG, _POINTER, _FLOAT, _POINTER, _LONG, _POINTER, _LONG, _LONG, _INT),
+    "groat_rms_norm_backward": (_POINTER, _POINTER, _POINTER, _POINTER, _POINTER, _LONG, _LONG, _INT),
+    "groat_swiglu": (_POINTER, _POINTER, _LONG, _LONG, _INT),
+    "groat_swiglu_backward": (_POINTER, _POINTER, _POINTER, _LONG, _LONG, _INT),
+    "groat_rotate": (_POINTER, _LONG, _POINTER, _POINTER, _FLOAT, _POINTER, _LONG, _LONG, _LONG, _INT),
+    "groat_attend": (_POINTER, _POINTER, _POINTER, _LONG, _LONG, _LONG, _LONG, _LONG, _INT),
+    "groat_remember": (*(_POINTER,) * 6, _LONG, _LONG, _LONG, _LONG),
+    "groat_token_logprobs": (*(_POINTER,) * 5, _LONG, _LONG, _INT),
+    "groat_logprob_gradient": (*(_POINTER,) * 4, _LONG, _LONG, _INT),
+    "groat_draw": (_POINTER, _LONG, _POINTER, _POINTER, _POINTER, _LONG, _LONG, _INT),
+}
+
+Kernels = Literal["auto", "torch"]
+
+
+class _Choice:
+    """What this process computes with; `choose_kernels` is the only writer."""
+
+    kernels: Kernels = "auto"
+
+
+def choose_kernels(kernels: Kernels) -> None:
+    """`auto`: the compiled kernels where they can be built; `torch`: torch's operators alone. Holds for the process."""
+    _Choice.kernels = kernels
+
+
+def native_for(*tensors: torch.Tensor | None) -> ctypes.CDLL | None:
+    """The compiled kernels, if they are wanted, there, and made for these tensors: fp32 on the CPU, rows unbroken."""
+    if _Choice.kernels == "torch":
+        return None
+    for tensor in tensors:
+        if tensor is not None and (
+            tensor.dtype != torch.float32 or tensor.device.type != "cpu" or (tensor.ndim and tensor.stride(-1) != 1)
+        ):
+            return None
+    return _library()
+
+
+@functools.cache
+def _library() -> ctypes.CDLL | None:
+    path = build_library().library
+    if path is None:
+        return None
+    library = ctypes.CDLL(str(path))
+    for name, argument_types in _SIGNATURES.items():
+        function = getattr(library, name)
+        function.argtypes, function.restype = argument_types, None
+    return library
+
+
+def kernels_in_use() -> str:
+    """For reports: which kernels compute on the CPU, and why."""
+    if _Choice.kernels == "torch":
+        return "torch, as model.kernels says"
+    built = build_library()
+    if built.library is None:
+        return f"torch, slower than groat's own ({built.reason})"
+    return f"groat's own ({built.reason})"

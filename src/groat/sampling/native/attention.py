@@ -1,0 +1,167 @@
+"""Attention while decoding: one new token per sequence, a run of prompt tokens for all sequences below it at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from groat.kernels.attend import SEGMENT_FIELDS, attend_segments, has_native_attention, remember
+from groat.model.attention import attend_block, merge
+from groat.model.decoder import Attend
+from groat.sampling.native.cache import SuffixArena
+from groat.sampling.native.prefill import Prefixes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiveRow:
+    """A live sequence: its slot in the arena, the tokens remembered there, and the prompt nodes above it."""
+
+    slot: int
+    length: int
+    chain: tuple[int, ...]
+
+
+def decode_attention(prefixes: Prefixes, arena: SuffixArena, live: Sequence[LiveRow]) -> Attend:
+    """Attention of the newest token of each row, which it remembers first; rows of a prompt node lie side by side."""
+    kind = _NativeAttention if has_native_attention(arena.keys[0]) else _TorchAttention
+    return kind(prefixes, arena, live)
+
+
+class _NativeAttention:
+    """One kernel call per layer over segments: every prompt node, then every sequence's own tokens."""
+
+    def __init__(self, prefixes: Prefixes, arena: SuffixArena, live: Sequence[LiveRow]) -> None:
+        self._arena = arena
+        self._slots_S = torch.tensor([row.slot for row in live])
+        self._lengths_S = torch.tensor([row.length for row in live])
+        nodes = [pair for level in _rows_by_level(live) for pair in level]
+        shared = _shared_segments(prefixes, nodes, len(arena.keys))
+        own = _own_segments(arena, self._slots_S.numpy(), self._lengths_S.numpy() + 1)
+        self._segments = np.concatenate([shared, own], axis=1)
+
+    def __call__(self, layer: int, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        arena = self._arena
+        remember(keys, values, arena.keys[layer], arena.values[layer], self._slots_S, self._lengths_S)
+        return attend_segments(queries, self._segments[layer], keys.shape[1])
+
+
+def _shared_segments(prefixes: Prefixes, nodes: Sequence[tuple[int, slice]], num_layers: int) -> np.ndarray:
+    """[layers, nodes, SEGMENT_FIELDS]."""
+    segments = np.empty((num_layers, len(nodes), SEGMENT_FIELDS), np.int64)
+    layers = np.arange(num_layers)
+    for index, (node, rows) in enumerate(nodes):
+        keys, values = prefixes.kv(node).keys, prefixes.kv(node).values
+        segments[:, index, :5] = rows.start, rows.stop, keys.shape[1], keys.stride(1), keys.stride(2)
+        for field, tensor in ((5, keys), (6, values)):
+            segments[:, index, field] = tensor.data_ptr() + layers * tensor.stride(0) * tensor.element_size()
+    return segments
+
+
+def _own_segments(arena: SuffixArena, slots_S: np.ndarray, counts_S: np.ndarray) -> np.ndarray:
+    """[layers, S, SEGMENT_FIELDS]."""
+    rows = np.arange(len(slots_S))
+    segments = np.empty((len(arena.keys), len(slots_S), SEGMENT_FIELDS), np.int64)
+    segments[:, :, 0], segments[:, :, 1], segments[:, :, 2] = rows, rows + 1, counts_S
+    segments[:, :, 3], segments[:, :, 4] = arena.keys[0].stride(2), arena.keys[0].stride(1)
+    for field, tensors in ((5, arena.keys), (6, arena.values)):
+        starts = np.array([tensor.data_ptr() for tensor in tensors])
+        slot_bytes = tensors[0].stride(0) * tensors[0].element_size()
+        segments[:, :, field] = starts[:, None] + slots_S[None, :] * slot_bytes
+    return segments
+
+
+class _TorchAttention:
+    """The same in torch's operators: partial results are merged by their log-sum-exp."""
+
+    def __init__(self, prefixes: Prefixes, arena: SuffixArena, live: Sequence[LiveRow]) -> None:
+        self._arena = arena
+        self._levels = [[(prefixes.kv(node), rows) for node, rows in level] for level in _rows_by_level(live)]
+        lengths = [row.length for row in live]
+        slots = [row.slot for row in live]
+        self._slots_S = torch.tensor(slots)
+        self._lengths_S = torch.tensor(lengths)
+        self._longest = max(lengths) + 1
+        self._in_order = slots == list(range(arena.num_slots))
+        # A slot whose sequence has left sees its first token: harmless, and never read.
+        seen_C = torch.zeros(arena.num_slots, dtype=torch.long).index_copy_(0, self._slots_S, self._lengths_S)
+        hidden_CL = torch.arange(self._longest) > seen_C[:, None]
+        # In the dtype of the queries: the fused kernel reads any other as garbage, without a word.
+        mask_CL = arena.keys[0].new_zeros(hidden_CL.shape).masked_fill_(hidden_CL, -torch.inf)
+        self._mask_C11L = mask_CL[:, None, None, :] if bool(hidden_CL.any()) else None
+
+    def __call__(self, layer: int, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        arena = self._arena
+        remember(keys, values, arena.keys[layer], arena.values[layer], self._slots_S, self._lengths_S)
+        output, lse = self._attend_suffixes(layer, queries)
+        for level in self._levels:
+            blocks = [attend_block(queries[rows], kv.keys[layer], kv.values[layer], causal=False) for kv, rows in level]
+            # A level's nodes lie side by side, so that one merge serves them all.
+            rows = slice(level[0][1].start, level[-1][1].stop)
+            level_output, level_lse = torch.cat([b for b, _ in blocks]), torch.cat([lse for _, lse in blocks], dim=1)
+            merge(output[rows], lse[:, rows], level_output, level_lse)
+        return output
+
+    def _attend_suffixes(self, layer: int, queries_SAD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        heads, size = queries_SAD.shape[1:]
+        kv_heads = self._arena.keys[layer].shape[1]
+        if not self._in_order:
+            spread = queries_SAD.new_zeros(self._arena.num_slots, heads, size)
+            queries_SAD = spread.index_copy_(0, self._slots_S, queries_SAD)
+        queries_CKGD = queries_SAD.reshape(-1, kv_heads, heads // kv_heads, size)
+        keys = self._arena.keys[layer][:, :, : self._longest]
+        values = self._arena.values[layer][:, :, : self._longest]
+        output_CKGD, lse_CKG = attend_slots(queries_CKGD, keys, values, self._mask_C11L)
+        output, lse = output_CKGD.reshape(-1, heads, size), lse_CKG.reshape(-1, heads).T
+        if not self._in_order:
+            output, lse = output[self._slots_S], lse[:, self._slots_S]
+        return output, lse.contiguous()
+
+
+def attend_slots(
+    queries_CKGD: torch.Tensor, keys_CKLD: torch.Tensor, values_CKLD: torch.Tensor, mask_C11L: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each slot's queries over its own keys; returns output [C, K, G, D] and log-sum-exp [C, K, G]."""
+    if queries_CKGD.device.type == "cpu":
+        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            queries_CKGD, keys_CKLD, values_CKLD, 0.0, False, attn_mask=mask_C11L
+        )
+    return attend_slots_by_matmul(queries_CKGD, keys_CKLD, values_CKLD, mask_C11L)
+
+
+def attend_slots_by_matmul(
+    queries_CKGD: torch.Tensor, keys_CKLD: torch.Tensor, values_CKLD: torch.Tensor, mask_C11L: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same in plain matmuls, for devices without the fused kernel (not run on a GPU)."""
+    scores_CKGL = queries_CKGD @ keys_CKLD.transpose(-1, -2) * queries_CKGD.shape[-1] ** -0.5
+    if mask_C11L is not None:
+        scores_CKGL = scores_CKGL + mask_C11L
+    lse_CKG = scores_CKGL.logsumexp(-1)
+    return (scores_CKGL - lse_CKG[..., None]).exp() @ values_CKLD, lse_CKG
+
+
+def _rows_by_level(live: Sequence[LiveRow]) -> list[list[tuple[int, slice]]]:
+    """The prompt nodes in use, each with the range of live sequences below it, in lists whose ranges touch.
+
+    `live` is sorted by rank, so a node's sequences lie side by side, and so do those of the nodes of one depth, but
+    for prompts that end above it.
+    """
+    levels: dict[tuple[int, int], list[tuple[int, slice]]] = {}
+    for row, live_row in enumerate(live):
+        for depth, node in enumerate(live_row.chain):
+            _extend(levels, depth, node, row)
+    return list(levels.values())
+
+
+def _extend(levels: dict[tuple[int, int], list[tuple[int, slice]]], depth: int, node: int, row: int) -> None:
+    """Add a row to a node's range; a gap at this depth begins a new list."""
+    number = max((number for level, number in levels if level == depth), default=0)
+    nodes = levels.setdefault((depth, number), [])
+    if nodes and nodes[-1][0] == node:
+        nodes[-1] = (node, slice(nodes[-1][1].start, row + 1))
+    elif not nodes or nodes[-1][1].stop == row:
+        nodes.append((node, slice(row, row + 1)))
+    else:
+        levels[depth, number + 1] = [(node, slice(row, row + 1))]
