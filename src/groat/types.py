@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 Message = Mapping[str, str]
 """One chat turn: `{"role": ..., "content": ...}`."""
+
+
+StorageKind = Literal["f32", "bf16", "int8", "nf4"]
+"""How a frozen weight matrix is stored, from most bytes to fewest: 4, 2, 1 and about half a byte per weight."""
 
 
 class UserError(Exception):

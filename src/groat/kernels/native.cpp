@@ -99,33 +99,43 @@ struct Int8 {  // one scale per row
 
 // Pairs of NF4 values by byte, the first element in the high half (QLoRA, arXiv:2305.14314, appendix E).
 struct NF4Pairs {
+  const float* code;
   float pair[256][2];
-  explicit NF4Pairs(const float* code) {
+  explicit NF4Pairs(const float* values) : code(values) {
     for (int byte = 0; byte < 256; byte++) pair[byte][0] = code[byte >> 4], pair[byte][1] = code[byte & 15];
   }
 };
 
-struct NF4 {  // blocks run over the flattened weights and may straddle rows
+struct NF4 {  // blocks run over the flattened weights and may straddle rows; their scales are quantized themselves
   const uint8_t* values;
-  const uint8_t* scale_codes;  // double quantization: index into `scale_map`, times `scale_scales` per 256, plus `offset`
+  const uint8_t* scale_codes;
   const float* scale_map;
-  const float* scale_scales;
+  const float* scale_scales;  // one per 256 blocks
   float offset;
-  const float* scales;  // used where scale_codes is null
   long columns;
   int block;
   const NF4Pairs* pairs;
-  float scale(long number) const {
-    if (!scale_codes) return scales[number];
-    return scale_map[scale_codes[number]] * scale_scales[number >> 8] + offset;
-  }
   const float* segment(long row, long column, int count, float* buffer) const {
-    long place = row * columns + column, end = place + count;
+    long place = row * columns + column;
+    const long end = place + count;
     float* to = buffer;
     while (place < end) {
       const long number = place / block, stop = std::min(end, (number + 1) * block);
-      const float factor = scale(number);
+      const float factor = scale_map[scale_codes[number]] * scale_scales[number >> 8] + offset;
       if (place & 1) *to++ = pairs->pair[values[place >> 1]][1] * factor, place++;
+#if defined(__AVX2__)
+      const __m256 low = _mm256_loadu_ps(pairs->code), high = _mm256_loadu_ps(pairs->code + 8);
+      const __m256i shifts = _mm256_setr_epi32(4, 0, 12, 8, 20, 16, 28, 24);
+      for (; place + 8 <= stop; place += 8, to += 8) {
+        int32_t four;
+        std::memcpy(&four, values + (place >> 1), 4);
+        const __m256i codes = _mm256_srlv_epi32(_mm256_set1_epi32(four), shifts);  // the low 4 bits of each lane
+        const __m256 upper = _mm256_castsi256_ps(_mm256_slli_epi32(codes, 28));    // bit 3 as the sign
+        const __m256 value = _mm256_blendv_ps(_mm256_permutevar8x32_ps(low, codes),
+                                              _mm256_permutevar8x32_ps(high, codes), upper);
+        _mm256_storeu_ps(to, _mm256_mul_ps(value, _mm256_set1_ps(factor)));
+      }
+#endif
       for (; place + 1 < stop; place += 2, to += 2) {
         const float* pair = pairs->pair[values[place >> 1]];
         to[0] = pair[0] * factor, to[1] = pair[1] * factor;
@@ -375,13 +385,13 @@ void product(const Weights& weights, bool transposed, const float* left, long le
 
 }  // namespace
 
-// What Python hands over; see native_ops.py for the same fields.
+// A frozen matrix as Python hands it over; the fields are those of MatrixView in native.py.
 struct MatrixView {
-  int32_t kind;  // 0 fp32, 1 bf16, 2 int8, 3 nf4
+  int32_t kind;  // 0 fp32, 1 bf16, 2 int8, 3 nf4, 4 fp32 in tiles
   int32_t block;
   int64_t rows, columns;
   const void* values;
-  const float* scales;  // int8: per row; nf4 without double quantization: per block
+  const float* scales;  // int8: per row
   const uint8_t* scale_codes;
   const float* scale_map;
   const float* scale_scales;
@@ -389,8 +399,10 @@ struct MatrixView {
   float offset;
 };
 
+namespace {
+
 template <class Use>
-static void with_weights(const MatrixView& view, const Use& use) {
+void with_weights(const MatrixView& view, const Use& use) {
   switch (view.kind) {
     case 0: return use(Float32{static_cast<const float*>(view.values), view.columns});
     case 1: return use(BFloat16{static_cast<const uint16_t*>(view.values), view.columns});
@@ -398,23 +410,38 @@ static void with_weights(const MatrixView& view, const Use& use) {
     default: {
       const NF4Pairs pairs(view.code);
       return use(NF4{static_cast<const uint8_t*>(view.values), view.scale_codes, view.scale_map, view.scale_scales,
-                     view.offset, view.scales, view.columns, view.block, &pairs});
+                     view.offset, view.columns, view.block, &pairs});
     }
   }
 }
 
-extern "C" {
-
-// transposed: out[M, N] = alpha x[M, K] W' (+ bias); else out[M, K] = alpha g[M, N] W. `add` adds to what is there.
-void groat_product(const MatrixView* view, int transposed, const float* left, long left_stride, float* out,
-                   long out_stride, long rows, const float* bias, float alpha, int add, int threads) {
-  with_weights(*view, [&](const auto& weights) {
-    product(weights, transposed, left, left_stride, out, out_stride, rows, view->rows, view->columns,
-            Epilogue{alpha, bool(add), bias}, threads);
-  });
+void product_of(const MatrixView& view, bool transposed, const float* left, long left_stride, float* out,
+                long out_stride, long rows, const Epilogue& end, int threads) {
+  if (!rows) return;
+  const float* tiles = static_cast<const float*>(view.values);
+  if (view.kind == 4 && transposed)
+    multiply(TiledTransposed{tiles, view.columns}, left, left_stride, out, out_stride, rows, view.rows, view.columns,
+             end, threads);
+  else if (view.kind == 4)
+    multiply(TiledStraight{tiles, view.columns}, left, left_stride, out, out_stride, rows, view.columns, view.rows, end,
+             threads);
+  else
+    with_weights(view, [&](const auto& weights) {
+      product(weights, transposed, left, left_stride, out, out_stride, rows, view.rows, view.columns, end, threads);
+    });
 }
 
-// The same for fp32 weights [weight_rows, weight_columns] whose rows lie `weight_stride` apart.
+}  // namespace
+
+extern "C" {
+
+// transposed: out[M, N] = x[M, K] W' (+ bias); else out[M, K] = g[M, N] W.
+void groat_product(const MatrixView* view, int transposed, const float* left, long left_stride, float* out,
+                   long out_stride, long rows, const float* bias, int threads) {
+  product_of(*view, transposed, left, left_stride, out, out_stride, rows, Epilogue{1.0f, false, bias}, threads);
+}
+
+// alpha x W' for fp32 weights [weight_rows, weight_columns] whose rows lie `weight_stride` apart; `add` adds to out.
 void groat_dense_product(const float* weights, long weight_stride, long weight_rows, long weight_columns,
                          int transposed, const float* left, long left_stride, float* out, long out_stride, long rows,
                          const float* bias, float alpha, int add, int threads) {
@@ -425,43 +452,27 @@ void groat_dense_product(const float* weights, long weight_stride, long weight_r
 // Columns of a tile: what tiled weights are tiled by.
 int groat_tile_columns() { return TILE_COLS; }
 
-// The same for fp32 weights stored tile by tile.
-void groat_tiled_product(const float* values, long outputs, long inputs, int transposed, const float* left,
-                         long left_stride, float* out, long out_stride, long rows, const float* bias, float alpha,
-                         int add, int threads) {
-  if (!rows) return;
-  const Epilogue end{alpha, bool(add), bias};
-  if (transposed)
-    multiply(TiledTransposed{values, inputs}, left, left_stride, out, out_stride, rows, outputs, inputs, end, threads);
-  else
-    multiply(TiledStraight{values, inputs}, left, left_stride, out, out_stride, rows, inputs, outputs, end, threads);
-}
-
-// A tiled layer with its LoRA adapter: out = x W' + bias + alpha down_p B_p' for each part p of the outputs, where
+// A layer with its LoRA adapter: out = x W' + bias + alpha down_p B_p' for each part p of the outputs, where
 // down = x A' and A is [parts * rank, inputs].
-void groat_adapted_product(const float* values, long outputs, long inputs, const float* x, long x_stride, float* out,
-                           long rows, const float* bias, const float* a, float* down, const float* const* bs,
+void groat_adapted_product(const MatrixView* view, const float* x, long x_stride, float* out, long rows,
+                           const float* bias, const float* a, float* down, const float* const* bs,
                            const int64_t* sizes, long parts, long rank, float alpha, int threads) {
-  const Epilogue plain{1.0f, false, nullptr};
-  if (!rows) return;
-  multiply(TiledTransposed{values, inputs}, x, x_stride, out, outputs, rows, outputs, inputs,
-           Epilogue{1.0f, false, bias}, threads);
-  product(Float32{a, inputs}, true, x, x_stride, down, parts * rank, rows, parts * rank, inputs, plain, threads);
+  const long outputs = view->rows, inputs = view->columns;
+  product_of(*view, true, x, x_stride, out, outputs, rows, Epilogue{1.0f, false, bias}, threads);
+  product(Float32{a, inputs}, true, x, x_stride, down, parts * rank, rows, parts * rank, inputs,
+          Epilogue{1.0f, false, nullptr}, threads);
   for (long part = 0, first = 0; part < parts; first += sizes[part++])
     product(Float32{bs[part], rank}, true, down + part * rank, parts * rank, out + first, outputs, rows, sizes[part],
             rank, Epilogue{alpha, true, nullptr}, threads);
 }
 
-// out[i] = row ids[i] of W in fp32.
+// out[i] = row ids[i] of W in fp32; not for tiles.
 void groat_rows(const MatrixView* view, const int64_t* ids, long count, float* out) {
   with_weights(*view, [&](const auto& weights) {
     for (long i = 0; i < count; i++) {
       float* to = out + i * view->columns;
-      for (long start = 0; start < view->columns; start += DEPTH) {
-        const int depth = int(std::min(long(DEPTH), view->columns - start));
-        const float* from = weights.segment(ids[i], start, depth, to + start);
-        if (from != to + start) std::memcpy(to + start, from, depth * sizeof(float));
-      }
+      const float* from = weights.segment(ids[i], 0, int(view->columns), to);
+      if (from != to) std::memcpy(to, from, view->columns * sizeof(float));
     }
   });
 }

@@ -17,12 +17,10 @@ _SIGNATURES: dict[str, Sequence[type]] = {
         *(_POINTER, _LONG, _LONG, _LONG, _INT),
         *(_POINTER, _LONG, _POINTER, _LONG, _LONG, _POINTER, _FLOAT, _INT, _INT),
     ),
-    "groat_tiled_product": (
-        *(_POINTER, _LONG, _LONG, _INT),
-        *(_POINTER, _LONG, _POINTER, _LONG, _LONG, _POINTER, _FLOAT, _INT, _INT),
-    ),
+    "groat_product": (_POINTER, _INT, _POINTER, _LONG, _POINTER, _LONG, _LONG, _POINTER, _INT),
+    "groat_rows": (_POINTER, _POINTER, _LONG, _POINTER),
     "groat_adapted_product": (
-        *(_POINTER, _LONG, _LONG, _POINTER, _LONG, _POINTER, _LONG, _POINTER),
+        *(_POINTER, _POINTER, _LONG, _POINTER, _LONG, _POINTER),
         *(_POINTER, _POINTER, _POINTER, _POINTER, _LONG, _LONG, _FLOAT, _INT),
     ),
     "groat_rms_norm": (_POINTER, _LONG, _POINTER, _FLOAT, _POINTER, _LONG, _POINTER, _LONG, _LONG, _INT),
@@ -36,6 +34,35 @@ _SIGNATURES: dict[str, Sequence[type]] = {
     "groat_logprob_gradient": (*(_POINTER,) * 4, _LONG, _LONG, _INT),
     "groat_draw": (_POINTER, _LONG, _POINTER, _POINTER, _POINTER, _LONG, _LONG, _INT),
 }
+
+
+class MatrixView(ctypes.Structure):
+    """A frozen matrix as native.cpp sees it. Whoever makes one keeps the tensors alive."""
+
+    _fields_ = (
+        *(("kind", ctypes.c_int32), ("block", ctypes.c_int32), ("rows", ctypes.c_int64), ("columns", ctypes.c_int64)),
+        *((name, _POINTER) for name in ("values", "scales", "scale_codes", "scale_map", "scale_scales", "code")),
+        ("offset", ctypes.c_float),
+    )
+
+    @classmethod
+    def of(
+        cls,
+        kind: int,
+        shape: tuple[int, int],
+        values: torch.Tensor,
+        *,
+        block: int = 0,
+        offset: float = 0.0,
+        **others: torch.Tensor,
+    ) -> MatrixView:
+        """Kinds are those of native.cpp: 0 fp32, 1 bf16, 2 int8, 3 nf4, 4 fp32 in tiles."""
+        pointers = {name: tensor.data_ptr() for name, tensor in others.items()}
+        rows, columns = shape
+        return cls(
+            kind=kind, block=block, rows=rows, columns=columns, values=values.data_ptr(), offset=offset, **pointers
+        )
+
 
 Kernels = Literal["auto", "torch"]
 

@@ -9,30 +9,51 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from groat.kernels.native import native_for
-from groat.kernels.tiled import Matrix, TiledMatrix
+from groat.kernels.matrix import Matrix, plain_parts, view_of
+from groat.kernels.native import MatrixView, native_for
 
 _MANY_ROWS = 512
-"""From here on torch's matrix products are as fast as ours."""
+"""From here on torch's products of plain fp32 matrices are as fast as ours."""
 
 
 def product(
     input_TK: torch.Tensor, weight_NK: Matrix, bias_N: torch.Tensor | None = None, out: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """x W' + bias, [T, N], in `out` if given. A row's result does not depend on the others, up to `_MANY_ROWS`."""
+    """x W' + bias, [T, N], in `out` if given. Where the kernels compute it, a row does not depend on the others."""
     output_TN = input_TK.new_empty(input_TK.shape[0], weight_NK.shape[0]) if out is None else out
-    bias = None if bias_N is None else bias_N.data_ptr()
-    if isinstance(weight_NK, TiledMatrix):
-        _tiled_product(input_TK, weight_NK, output_TN, bias, transposed=True)
-    elif input_TK.shape[0] < _MANY_ROWS and (native := native_for(input_TK, weight_NK, bias_N)):
-        native.groat_dense_product(
-            *_matrix(weight_NK, transposed=True), *_rows(input_TK, output_TN), bias, 1.0, 0, torch.get_num_threads()
-        )
-    elif bias_N is None:
-        torch.mm(input_TK, weight_NK.T, out=output_TN)
-    else:
-        torch.addmm(bias_N, input_TK, weight_NK.T, out=output_TN)
+    if not _native_product(input_TK, weight_NK, output_TN, bias_N, transposed=True):
+        for rows, part_NK in plain_parts(weight_NK):
+            torch.mm(input_TK, part_NK.T, out=output_TN[:, rows])
+        if bias_N is not None:
+            output_TN += bias_N
     return output_TN
+
+
+def straight_product(grad_TN: torch.Tensor, weight_NK: Matrix) -> torch.Tensor:
+    """g W, [T, K]: the gradient of the input of x W'."""
+    output_TK = grad_TN.new_empty(grad_TN.shape[0], weight_NK.shape[1])
+    grad_TN = grad_TN if grad_TN.stride(-1) == 1 else grad_TN.contiguous()
+    if not _native_product(grad_TN, weight_NK, output_TK, None, transposed=False):
+        output_TK.zero_()
+        for rows, part_NK in plain_parts(weight_NK):
+            output_TK.addmm_(grad_TN[:, rows], part_NK)
+    return output_TK
+
+
+def _native_product(
+    input_TI: torch.Tensor, weight_NK: Matrix, output_TO: torch.Tensor, bias_N: torch.Tensor | None, *, transposed: bool
+) -> bool:
+    """Whether a compiled kernel did it."""
+    many = input_TI.shape[0] >= _MANY_ROWS and isinstance(weight_NK, torch.Tensor) and weight_NK.dtype == torch.float32
+    native = None if many else native_for(input_TI, output_TO, bias_N)
+    view = view_of(weight_NK) if native else None
+    if native is None or view is None:
+        return False
+    native.groat_product(
+        *(ctypes.addressof(view), int(transposed), *_rows(input_TI, output_TO)),
+        *(None if bias_N is None else bias_N.data_ptr(), torch.get_num_threads()),
+    )
+    return True
 
 
 class Adapted(NamedTuple):
@@ -51,8 +72,9 @@ def adapted_product(
     scale: float,
 ) -> Adapted:
     """x W' + bias + scale * x A' B' part by part (LoRA, arXiv:2106.09685); down is x A'."""
-    if isinstance(weight_NK, TiledMatrix) and (native := native_for(input_TK, bias_N, a_RK, *bs_NR)):
-        return _native_adapted_product(native, input_TK, weight_NK, bias_N, a_RK, bs_NR, scale)
+    native, view = native_for(input_TK, bias_N, a_RK, *bs_NR), view_of(weight_NK)
+    if native and view:
+        return _native_adapted_product(native, view, input_TK, bias_N, a_RK, bs_NR, scale)
     output_TN, down_TR = product(input_TK, weight_NK, bias_N), product(input_TK, a_RK)
     first = 0
     for down, b_NR in zip(down_TR.split(bs_NR[0].shape[1], dim=1), bs_NR, strict=True):
@@ -63,49 +85,23 @@ def adapted_product(
 
 def _native_adapted_product(
     native: ctypes.CDLL,
+    view: MatrixView,
     input_TK: torch.Tensor,
-    weight_NK: TiledMatrix,
     bias_N: torch.Tensor | None,
     a_RK: torch.Tensor,
     bs_NR: Sequence[torch.Tensor],
     scale: float,
 ) -> Adapted:
-    rows, parts, (outputs, inputs) = input_TK.shape[0], len(bs_NR), weight_NK.shape
+    rows, parts, outputs = input_TK.shape[0], len(bs_NR), int(view.rows)
     output_TN, down_TR = input_TK.new_empty(rows, outputs), input_TK.new_empty(rows, a_RK.shape[0])
     native.groat_adapted_product(
-        *(weight_NK.tiles_PKC.data_ptr(), outputs, inputs, input_TK.data_ptr(), input_TK.stride(0)),
+        *(ctypes.addressof(view), input_TK.data_ptr(), input_TK.stride(0)),
         *(output_TN.data_ptr(), rows, None if bias_N is None else bias_N.data_ptr(), a_RK.data_ptr()),
         *(down_TR.data_ptr(), (ctypes.c_void_p * parts)(*(b_NR.data_ptr() for b_NR in bs_NR))),
         *((ctypes.c_int64 * parts)(*(b_NR.shape[0] for b_NR in bs_NR)), parts, bs_NR[0].shape[1], scale),
         torch.get_num_threads(),
     )
     return Adapted(output_TN, down_TR)
-
-
-def straight_product(grad_TN: torch.Tensor, weight_NK: Matrix) -> torch.Tensor:
-    """g W, [T, K]: the gradient of the input of x W'."""
-    if not isinstance(weight_NK, TiledMatrix):
-        return grad_TN @ weight_NK
-    output_TK = grad_TN.new_empty(grad_TN.shape[0], weight_NK.shape[1])
-    _tiled_product(grad_TN.contiguous(), weight_NK, output_TK, None, transposed=False)
-    return output_TK
-
-
-def _tiled_product(
-    input_TI: torch.Tensor, weight_NK: TiledMatrix, output_TO: torch.Tensor, bias: int | None, *, transposed: bool
-) -> None:
-    native = native_for(weight_NK.tiles_PKC, input_TI)
-    assert native is not None, "tiles are made for the compiled kernels, which are switched off now"
-    native.groat_tiled_product(
-        *(weight_NK.tiles_PKC.data_ptr(), *weight_NK.shape, int(transposed)),
-        *_rows(input_TI, output_TO),
-        *(bias, 1.0, 0, torch.get_num_threads()),
-    )
-
-
-def _matrix(weight_NK: torch.Tensor, *, transposed: bool) -> tuple[int, int, int, int, int]:
-    outputs, inputs = weight_NK.shape
-    return weight_NK.data_ptr(), weight_NK.stride(0), outputs, inputs, int(transposed)
 
 
 def _rows(input_TK: torch.Tensor, output_TN: torch.Tensor) -> tuple[int, int, int, int, int]:

@@ -7,8 +7,8 @@ from typing import Any, cast
 
 import torch
 
+from groat.kernels.matrix import Matrix
 from groat.kernels.ops import product, straight_product, token_logprob_gradient_, token_logprobs
-from groat.kernels.tiled import Matrix
 
 
 class _ChunkedLogprobs(torch.autograd.Function):

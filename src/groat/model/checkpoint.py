@@ -14,45 +14,46 @@ from typing import Any, cast
 import torch
 from safetensors import SafetensorError, safe_open
 
-from groat.kernels.tiled import Matrix
+from groat.kernels.matrix import Matrix
 from groat.model.files import read_json_object
 from groat.model.spec import ModelSpec
 from groat.model.weights import LayerWeights, Linear, Weights
 from groat.types import UserError
 
-Store = Callable[[torch.Tensor], Matrix]
-"""How a weight matrix, just read, is kept."""
+Store = Callable[[str, torch.Tensor], Matrix]
+"""How a weight matrix, just read, is kept, by its name: `embedding`, `head`, `layers.3.gate_up`."""
 
 _READABLE = {"F32", "F16", "BF16"}
 # Buffers that old checkpoints carry; recomputed from the config.
 _IGNORED = re.compile(r"(^|\.)rotary_emb\.inv_freq$|\.masked_bias$")
 
 
-def read_weights(folder: Path, spec: ModelSpec, store: Store = lambda weight_NK: weight_NK) -> Weights:
+def read_weights(folder: Path, spec: ModelSpec, store: Store = lambda _, weight_NK: weight_NK) -> Weights:
     """All weights in fp32, each matrix as `store` keeps it. Holds the model plus one tensor."""
     stored = _stored_tensors(folder)
     _check_names_and_shapes(stored, spec, folder)
     tensors = _Tensors(stored, store)
-    embedding_VH = tensors.matrix("model.embed_tokens.weight")
+    embedding_VH = tensors.matrix("embedding", "model.embed_tokens.weight")
     return Weights(
         embedding_VH=embedding_VH,
-        layers=tuple(_layer(tensors, spec, f"model.layers.{index}") for index in range(spec.num_layers)),
+        layers=tuple(_layer(tensors, spec, index) for index in range(spec.num_layers)),
         final_norm_H=tensors.single("model.norm.weight"),
-        head_VH=embedding_VH if spec.tied_head else tensors.matrix("lm_head.weight"),
+        head_VH=embedding_VH if spec.tied_head else tensors.matrix("head", "lm_head.weight"),
     )
 
 
-def _layer(tensors: _Tensors, spec: ModelSpec, prefix: str) -> LayerWeights:
+def _layer(tensors: _Tensors, spec: ModelSpec, index: int) -> LayerWeights:
+    prefix, ours = f"model.layers.{index}", f"layers.{index}"
     attention, mlp = f"{prefix}.self_attn", f"{prefix}.mlp"
     return LayerWeights(
         input_norm_H=tensors.single(f"{prefix}.input_layernorm.weight"),
-        qkv=tensors.linear([f"{attention}.{part}_proj" for part in "qkv"], spec.qkv_bias),
+        qkv=tensors.linear(f"{ours}.qkv", [f"{attention}.{part}_proj" for part in "qkv"], spec.qkv_bias),
         query_norm_D=tensors.single(f"{attention}.q_norm.weight") if spec.qk_norm else None,
         key_norm_D=tensors.single(f"{attention}.k_norm.weight") if spec.qk_norm else None,
-        output=tensors.linear([f"{attention}.o_proj"], spec.output_bias),
+        output=tensors.linear(f"{ours}.output", [f"{attention}.o_proj"], spec.output_bias),
         mlp_norm_H=tensors.single(f"{prefix}.post_attention_layernorm.weight"),
-        gate_up=tensors.linear([f"{mlp}.gate_proj", f"{mlp}.up_proj"], spec.mlp_bias),
-        down=tensors.linear([f"{mlp}.down_proj"], spec.mlp_bias),
+        gate_up=tensors.linear(f"{ours}.gate_up", [f"{mlp}.gate_proj", f"{mlp}.up_proj"], spec.mlp_bias),
+        down=tensors.linear(f"{ours}.down", [f"{mlp}.down_proj"], spec.mlp_bias),
     )
 
 
@@ -192,12 +193,12 @@ class _Tensors:
     def single(self, name: str) -> torch.Tensor:
         return self._fused([name])
 
-    def matrix(self, *names: str) -> Matrix:
-        return self._store(self._fused(names))
+    def matrix(self, ours: str, *names: str) -> Matrix:
+        return self._store(ours, self._fused(names))
 
-    def linear(self, names: list[str], has_bias: bool) -> Linear:
+    def linear(self, ours: str, names: list[str], has_bias: bool) -> Linear:
         return Linear(
-            weight_NK=self.matrix(*(f"{name}.weight" for name in names)),
+            weight_NK=self.matrix(ours, *(f"{name}.weight" for name in names)),
             bias_N=self._fused([f"{name}.bias" for name in names]) if has_bias else None,
         )
 

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from groat.kernels.tiled import rows_of
+from groat.kernels.matrix import rows_of
 from groat.model.layers import linear, rms_norm, rotary_frequencies, rotate, swiglu
 from groat.model.lora import Adapter, LayerAdapter
 from groat.model.spec import ModelSpec

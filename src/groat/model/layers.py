@@ -9,8 +9,8 @@ from typing import Any, cast
 import torch
 
 from groat.kernels import ops
+from groat.kernels.matrix import Matrix
 from groat.kernels.ops import adapted_product, product, straight_product
-from groat.kernels.tiled import Matrix
 from groat.model.lora import LoraPair
 from groat.model.spec import ModelSpec
 from groat.model.weights import Linear

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from groat.config.tree import ModelConfig
+from groat.kernels.matrix import stored
 from groat.kernels.native import choose_kernels
-from groat.kernels.tiled import tiled
 from groat.model.checkpoint import read_weights
 from groat.model.families import spec_from_hf_config
 from groat.model.files import read_json_object
 from groat.model.gguf_files import folder_from_gguf
 from groat.model.spec import ModelSpec
+from groat.model.storage import Storage
 from groat.model.tokenizer import Tokenizer
 from groat.model.weights import Weights
 from groat.types import UserError
@@ -46,8 +47,11 @@ class LoadedModel:
     tokenizer: Tokenizer
 
 
-def load_model(config: ModelConfig) -> LoadedModel:
-    """Weights in fp32; a UserError says what is wrong with the files, or where a name was looked for."""
+def load_model(config: ModelConfig, storage: Storage | None = None) -> LoadedModel:
+    """Weights stored as `storage` says, in fp32 without it; each is read, stored and let go before the next.
+
+    A UserError says what is wrong with the files, or where a name was looked for.
+    """
     folder = model_folder(config.name)
     spec = read_spec(folder)
     tokenizer = Tokenizer.from_folder(folder, _chat_template_file(config), model_name=config.name)
@@ -57,7 +61,9 @@ def load_model(config: ModelConfig) -> LoadedModel:
             "The files do not belong together."
         )
     choose_kernels(config.kernels)
-    return LoadedModel(name=config.name, spec=spec, weights=read_weights(folder, spec, tiled), tokenizer=tokenizer)
+    kinds = storage or Storage()
+    weights = read_weights(folder, spec, lambda name, weight_NK: stored(weight_NK, kinds.kind_of(name)))
+    return LoadedModel(name=config.name, spec=spec, weights=weights, tokenizer=tokenizer)
 
 
 def read_spec(folder: Path) -> ModelSpec:

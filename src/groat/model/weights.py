@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from groat.kernels.tiled import Matrix, TiledMatrix
+from groat.kernels.matrix import Matrix, tensors_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,19 +48,15 @@ class Weights:
 
     def tensors(self) -> Iterator[torch.Tensor]:
         """Every distinct tensor, for counting bytes."""
-        yield _stored(self.embedding_VH)
+        yield from tensors_of(self.embedding_VH)
         if self.head_VH is not self.embedding_VH:
-            yield _stored(self.head_VH)
+            yield from tensors_of(self.head_VH)
         yield self.final_norm_H
         for layer in self.layers:
             yield layer.input_norm_H
             yield layer.mlp_norm_H
             yield from (norm for norm in (layer.query_norm_D, layer.key_norm_D) if norm is not None)
             for linear in (layer.qkv, layer.output, layer.gate_up, layer.down):
-                yield _stored(linear.weight_NK)
+                yield from tensors_of(linear.weight_NK)
                 if linear.bias_N is not None:
                     yield linear.bias_N
-
-
-def _stored(matrix: Matrix) -> torch.Tensor:
-    return matrix.tiles_PKC if isinstance(matrix, TiledMatrix) else matrix

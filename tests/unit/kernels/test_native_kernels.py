@@ -11,8 +11,8 @@ import torch
 from groat.kernels import ops
 from groat.kernels.attend import attend_segments, draw_tokens, remember
 from groat.kernels.build import build_library
+from groat.kernels.matrix import TiledMatrix, dense_of, rows_of, tiled
 from groat.kernels.native import choose_kernels, native_for
-from groat.kernels.tiled import TiledMatrix, dense_of, rows_of, tiled
 from groat.model.attention import attend_block_by_matmul
 
 SIZES = [(1, 1, 1), (1, 16, 8), (5, 33, 70), (6, 16, 192), (7, 48, 193), (13, 100, 576), (40, 7, 385), (400, 65, 130)]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from groat.config.tree import LoraConfig, ModelConfig
-from groat.kernels.tiled import dense_of
+from groat.kernels.matrix import dense_of
 from groat.memory.measure import peak_bytes, resident_bytes
 from groat.memory.sizes import adapter_bytes, head_chunk_bytes, kv_bytes, layer_input_bytes, weight_bytes
 from groat.model.load import LoadedModel, load_model

@@ -7,7 +7,7 @@ from safetensors.torch import load_file, save_file
 from tiny_models import CLASSES, edit_json, write_model, write_tokenizer
 
 from groat.config.tree import ModelConfig
-from groat.kernels.tiled import Matrix, dense_of
+from groat.kernels.matrix import Matrix, dense_of
 from groat.model.load import LoadedModel, load_model
 from groat.types import UserError
 

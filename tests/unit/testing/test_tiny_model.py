@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from groat.config.tree import ModelConfig
-from groat.kernels.tiled import dense_of
+from groat.kernels.matrix import dense_of
 from groat.model.load import LoadedModel, load_model
 from groat.testing import tiny_model
 

@@ -1,0 +1,23 @@
+"""In which kind each of a model's frozen matrices is stored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from groat.types import StorageKind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Storage:
+    """How each weight matrix is stored."""
+
+    layers: StorageKind = "f32"
+    embedding: StorageKind = "f32"
+    """Embedding and head, tied or not."""
+    exceptions: Mapping[str, StorageKind] = field(default_factory=dict[str, StorageKind])
+    """Matrices stored otherwise, by names such as `layers.3.gate_up`."""
+
+    def kind_of(self, name: str) -> StorageKind:
+        usual = self.embedding if name in ("embedding", "head") else self.layers
+        return self.exceptions.get(name, usual)

@@ -1,0 +1,94 @@
+"""int8 and NF4 against bitsandbytes' own reference, against arithmetic by hand, and kernels against plain numbers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from groat.kernels import ops
+from groat.kernels.matrix import Matrix, dense_of, rows_of, stored
+from groat.kernels.native import choose_kernels
+from groat.kernels.quantized import NF4Matrix, dynamic_code, nf4_code, to_int8, to_nf4
+from groat.types import StorageKind
+
+KINDS: list[StorageKind] = ["f32", "bf16", "int8", "nf4"]
+
+
+def random(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(params=["auto", "torch"])
+def kernels(request: pytest.FixtureRequest):
+    choose_kernels(request.param)
+    yield request.param
+    choose_kernels("auto")
+
+
+def test_int8_by_hand():
+    matrix = to_int8(torch.tensor([[1.27, -0.634, 0.004], [0.0, 0.0, 0.0], [-2.0, 1.0, 0.5]]))
+    assert matrix.values_NK.tolist() == [[127, -63, 0], [0, 0, 0], [-127, 64, 32]]
+    assert matrix.scales_N.tolist() == pytest.approx([0.01, 1.0, 2 / 127])
+    assert dense_of(matrix)[1].tolist() == [0, 0, 0]
+
+
+def test_nf4_of_its_own_values_is_exact_up_to_the_scale():
+    """A block made of the 16 values keeps them; its scale, 3, is the mean of all scales, so the offset holds it."""
+    weight = 3 * nf4_code().repeat(4)[None]
+    matrix = to_nf4(weight)
+    assert matrix.packed.tolist() == [0x01, 0x23, 0x45, 0x67, 0x89, 0xAB, 0xCD, 0xEF] * 4
+    assert torch.equal(dense_of(matrix), weight)
+
+
+def test_the_dynamic_code_has_seven_decades_each_side():
+    code = dynamic_code()
+    assert len(code) == len(code.unique()) == 256
+    assert code[-1] == 1
+    assert code[127] == 0
+    assert code[128].item() == pytest.approx(0.55e-6, rel=1e-6)
+    assert torch.equal(code[:127], -code[128:255].flip(0))
+
+
+@pytest.mark.parametrize("shape", [(3, 64), (5, 100), (7, 33), (2, 65), (640, 576), (3, 17)])
+def test_nf4_bytes_and_scales_are_those_of_bitsandbytes(shape: tuple[int, int]):
+    functional = pytest.importorskip("bitsandbytes.functional")
+    weight = random(*shape, seed=sum(shape)) * torch.linspace(0.01, 3, shape[0])[:, None]
+    ours = to_nf4(weight)
+    theirs, state = functional.quantize_4bit(weight, blocksize=64, compress_statistics=True, quant_type="nf4")
+    assert torch.equal(ours.packed, theirs.flatten())
+    assert torch.equal(ours.scale_codes, state.absmax)
+    torch.testing.assert_close(ours.scale_scales, state.state2.absmax, rtol=1e-6, atol=0)
+    assert ours.offset == pytest.approx(state.offset.item(), rel=1e-6)
+    torch.testing.assert_close(nf4_code(), state.code, rtol=0, atol=0)
+    torch.testing.assert_close(dynamic_code(), state.state2.code, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("rows", "outputs", "inputs"), [(1, 5, 64), (3, 37, 100), (40, 48, 33), (9, 100, 577)])
+def test_products_are_those_of_the_dense_matrix(kernels: str, kind: StorageKind, rows: int, outputs: int, inputs: int):
+    matrix: Matrix = stored(random(outputs, inputs, seed=1), kind)
+    dense = dense_of(matrix).double()
+    x, grad, bias = random(rows, inputs), random(rows, outputs, seed=2), random(outputs, seed=3)
+    close = {"rtol": 1e-5, "atol": 1e-5 * max(inputs, outputs) ** 0.5}
+    expected = torch.nn.functional.linear(x.double(), dense, bias.double())
+    torch.testing.assert_close(ops.product(x, matrix, bias).double(), expected, **close)
+    torch.testing.assert_close(ops.straight_product(grad, matrix).double(), grad.double() @ dense, **close)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_are_those_of_the_dense_matrix(kernels: str, kind: StorageKind):
+    weight = random(40, 33)
+    matrix = stored(weight, kind)
+    ids = torch.tensor([3, 39, 0, 3])
+    assert torch.equal(rows_of(matrix, ids), dense_of(matrix).float()[ids])
+    step = {"f32": 0.0, "bf16": 2**-8, "int8": 0.5 / 127, "nf4": 0.16}[kind]
+    assert ((dense_of(matrix) - weight).abs() <= step * 1.02 * weight.abs().max()).all()
+
+
+def test_bytes_of_each_kind():
+    """512 x 640: int8 adds a scale per row; NF4 has 5120 blocks with a byte each, and 20 scales of their own."""
+    weight = random(512, 640)
+    int8, nf4 = to_int8(weight), to_nf4(weight)
+    assert sum(tensor.nbytes for tensor in int8.tensors()) == 512 * 640 + 4 * 512
+    assert isinstance(nf4, NF4Matrix)
+    assert sum(tensor.nbytes for tensor in nf4.tensors()) == 512 * 640 // 2 + 5120 + 4 * 20
