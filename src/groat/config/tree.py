@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import tyro
 
 from groat.config.sizes import parse_size
+from groat.types import StorageKind
 
 
 class Strict:
@@ -248,6 +249,9 @@ class MemoryConfig(Strict):
 
     budget: Annotated[str | None, tyro.conf.arg(aliases=["--budget"])] = None
     """The most the process may hold, such as 3GiB or 2500MB; None: no limit is planned for."""
+    storage: StorageKind | None = None
+    """How the frozen weights are stored: f32, bf16, int8 (a scale per output) or nf4 (QLoRA; embedding and head in
+    int8). None: chosen by the plan, f32 unless the budget needs less."""
     microbatch_tokens: int | None = None
     """Tokens the learner packs into one micro-batch; None: chosen by the plan."""
     head_chunk_tokens: int = 256

@@ -19,6 +19,8 @@ SCALE_BLOCK = 256
 """NF4 scales that share one scale of their own."""
 _ZERO = 7
 """The NF4 code of 0."""
+_ELEMENTS_AT_ONCE = 2**20
+"""Elements quantized at one time: a multiple of both blocks, so that cutting changes nothing."""
 
 
 @functools.cache
@@ -120,25 +122,36 @@ QuantizedMatrix = Int8Matrix | NF4Matrix
 
 
 def to_int8(weight_NK: torch.Tensor) -> Int8Matrix:
-    """Round to 127 steps either side of zero, the largest of each row at the end."""
-    scales_N = weight_NK.float().abs().amax(1).div_(127)
-    # A row of zeros keeps a scale that can be divided by.
-    scales_N[scales_N == 0] = 1.0
-    return Int8Matrix(weight_NK.float().div(scales_N[:, None]).round_().to(torch.int8), scales_N)
+    """Round to 127 steps either side of zero, the largest of each row at the end; a few rows at a time."""
+    values_NK = torch.empty(weight_NK.shape, dtype=torch.int8)
+    scales_N = torch.empty(weight_NK.shape[0])
+    step = max(1, _ELEMENTS_AT_ONCE // weight_NK.shape[1])
+    for rows in (slice(start, start + step) for start in range(0, weight_NK.shape[0], step)):
+        scales = weight_NK[rows].float().abs().amax(1).div_(127)
+        # A row of zeros keeps a scale that can be divided by.
+        scales_N[rows] = torch.where(scales == 0, 1.0, scales)
+        values_NK[rows] = weight_NK[rows].float().div(scales_N[rows, None]).round_().to(torch.int8)
+    return Int8Matrix(values_NK, scales_N)
 
 
 def to_nf4(weight_NK: torch.Tensor) -> NF4Matrix:
     """Quantize as bitsandbytes does with `quant_type="nf4"`, `blocksize=64`, `compress_statistics=True`."""
-    codes, scales = _nearest(weight_NK.float().flatten(), nf4_code(), BLOCK)
-    if len(codes) % 2:
-        # The unused half byte is a zero's code, as in bitsandbytes.
-        codes = torch.cat([codes, codes.new_full((1,), _ZERO)])
+    packed = torch.empty(-(-weight_NK.numel() // 2), dtype=torch.uint8)
+    scales = torch.empty(-(-weight_NK.numel() // BLOCK))
+    for start in range(0, weight_NK.numel(), _ELEMENTS_AT_ONCE):
+        some = weight_NK.flatten()[start : start + _ELEMENTS_AT_ONCE].float()
+        codes, some_scales = _nearest(some, nf4_code(), BLOCK)
+        if len(codes) % 2:
+            # The unused half byte is a zero's code, as in bitsandbytes.
+            codes = torch.cat([codes, codes.new_full((1,), _ZERO)])
+        packed[start // 2 : (start + len(some) + 1) // 2] = (codes[::2] << 4) | codes[1::2]
+        scales[start // BLOCK : start // BLOCK + len(some_scales)] = some_scales
     offset = scales.mean()
     scale_codes, scale_scales = _nearest(scales - offset, dynamic_code(), SCALE_BLOCK)
     return NF4Matrix(
         num_rows=weight_NK.shape[0],
         num_columns=weight_NK.shape[1],
-        packed=(codes[::2] << 4) | codes[1::2],
+        packed=packed,
         scale_codes=scale_codes,
         scale_scales=scale_scales,
         offset=offset.item(),

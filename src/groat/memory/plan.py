@@ -1,7 +1,7 @@
 """How memory will be spent: what the user asked for becomes a MemoryPlan.
 
-The plan covers the learner and the sampler in fp32. Storage kinds, a guard and offload are not there yet, so a
-budget is planned for and reported, but not enforced while the run goes on.
+A guard and offload are not there yet, so a budget is planned for and reported, but not enforced while the run goes
+on.
 """
 
 from __future__ import annotations
@@ -21,12 +21,15 @@ from groat.memory.sizes import (
     layer_activation_bytes,
     layer_input_bytes,
     layer_workspace_bytes,
+    loading_bytes,
     weight_bytes,
 )
 from groat.model.spec import ModelSpec
-from groat.types import UserError
+from groat.model.storage import Storage
+from groat.types import StorageKind, UserError
 
 _MICROBATCHES = (4096, 2048, 1024, 768, 512, 384, 256)
+_KINDS: tuple[StorageKind, ...] = ("f32", "bf16", "int8", "nf4")
 _SHARED_TOKENS = 256
 """Tokens that every micro-batch computes again: a prompt and the prefix it shares with others, as a typical length."""
 _ALWAYS_MODEST = 640 * 2**20
@@ -37,6 +40,7 @@ _ALWAYS_MODEST = 640 * 2**20
 class MemoryPlan:
     """What was decided, and the bytes it is expected to take: phase -> component -> bytes."""
 
+    storage: Storage
     microbatch_tokens: int
     head_chunk_tokens: int
     checkpoint_layers: bool
@@ -53,8 +57,8 @@ class MemoryPlan:
 
 
 def plan_memory(config: RunConfig, spec: ModelSpec) -> MemoryPlan:
-    """The fastest plan that fits the budget; without one, the fastest whose activations take no more than the weights,
-    or than 640 MiB.
+    """The fastest plan with the most exact weights that fits the budget; without a budget, the fastest whose
+    activations take no more than the weights, or than 640 MiB.
 
     UserError with the smallest budget that can be kept, if this one cannot.
     """
@@ -75,17 +79,23 @@ def plan_memory(config: RunConfig, spec: ModelSpec) -> MemoryPlan:
 
 
 def _candidates(config: RunConfig, spec: ModelSpec) -> Iterator[MemoryPlan]:
-    """From fastest to smallest: all sequences at once before few; see `_cost` for the learner's part."""
+    """From best to smallest: exact weights before rounded ones, then all sequences at once before few; see `_cost` for
+    the learner's part."""
     asked, kept = config.memory.microbatch_tokens, config.memory.gradient_checkpointing
+    sizes = _MICROBATCHES if asked is None else (asked,)
+    ways = [(tokens, again) for again in ((False, True) if kept is None else (kept,)) for tokens in sizes]
+    for kind in _KINDS if config.memory.storage is None else (config.memory.storage,):
+        for concurrent in _sequences_at_once(config):
+            for tokens, checkpoint_layers in sorted(ways, key=lambda way: _cost(*way)):
+                yield _plan(config, spec, Storage.of(kind), tokens, checkpoint_layers, concurrent)
+
+
+def _sequences_at_once(config: RunConfig) -> Iterator[int]:
     concurrent = min(config.sampling.max_concurrent, _most_sequences(config))
-    while True:
-        sizes = _MICROBATCHES if asked is None else (asked,)
-        ways = [(tokens, again) for again in ((False, True) if kept is None else (kept,)) for tokens in sizes]
-        for tokens, checkpoint_layers in sorted(ways, key=lambda way: _cost(*way)):
-            yield _plan(config, spec, tokens, checkpoint_layers, concurrent)
-        if concurrent <= 8:
-            return
+    while concurrent > 8:
+        yield concurrent
         concurrent //= 2
+    yield concurrent
 
 
 def _cost(tokens: int, checkpoint_layers: bool) -> float:
@@ -94,9 +104,16 @@ def _cost(tokens: int, checkpoint_layers: bool) -> float:
     return passes * (1 + _SHARED_TOKENS / tokens)
 
 
-def _plan(config: RunConfig, spec: ModelSpec, tokens: int, checkpoint_layers: bool, concurrent: int) -> MemoryPlan:
+def _plan(
+    config: RunConfig, spec: ModelSpec, storage: Storage, tokens: int, checkpoint_layers: bool, concurrent: int
+) -> MemoryPlan:
     adapter = adapter_bytes(spec, config.lora.r)
-    held = {"framework": FRAMEWORK, "weights": weight_bytes(spec), "adapter": adapter, "optimizer": 2 * adapter}
+    held = {
+        "framework": FRAMEWORK,
+        "weights": weight_bytes(spec, storage),
+        "adapter": adapter,
+        "optimizer": 2 * adapter,
+    }
     layers_kept = 1 if checkpoint_layers else spec.num_layers
     chunk = config.memory.head_chunk_tokens
     sample = {
@@ -109,12 +126,14 @@ def _plan(config: RunConfig, spec: ModelSpec, tokens: int, checkpoint_layers: bo
         "activations": (layers_kept * layer_activation_bytes(spec) + layer_workspace_bytes(spec)) * tokens,
         "head": head_chunk_bytes(spec, chunk),
     }
+    load = {"framework": FRAMEWORK, "weights": loading_bytes(spec, storage)}
     return MemoryPlan(
+        storage=storage,
         microbatch_tokens=tokens,
         head_chunk_tokens=chunk,
         checkpoint_layers=checkpoint_layers,
         max_concurrent=concurrent,
-        phases={"SAMPLE": held | sample, "LEARN": held | learn},
+        phases={"LOAD": load, "SAMPLE": held | sample, "LEARN": held | learn},
     )
 
 

@@ -1,19 +1,59 @@
-"""How many bytes each part of a run holds, one function per part. Everything is fp32 so far."""
+"""How many bytes each part of a run holds, one function per part; all is fp32 but the frozen weights."""
 
 from __future__ import annotations
 
 from groat.model.spec import ModelSpec
+from groat.model.storage import Storage
+from groat.types import StorageKind
 
 _FLOAT = 4
+_PLAIN = Storage()
 FRAMEWORK = 330 * 2**20
 """Python, torch and its libraries, measured after a first forward on a CPU."""
 
 
-def weight_bytes(spec: ModelSpec) -> int:
+def matrix_bytes(rows: int, columns: int, kind: StorageKind) -> int:
+    """One frozen matrix: int8 has a scale per row; NF4 a byte per 64 weights, and a scale per 256 of those."""
+    weights = rows * columns
+    match kind:
+        case "f32":
+            return 4 * weights
+        case "bf16":
+            return 2 * weights
+        case "int8":
+            return weights + 4 * rows
+        case "nf4":
+            blocks = -(-weights // 64)
+            return -(-weights // 2) + blocks + 4 * -(-blocks // 256)
+
+
+def matrices(spec: ModelSpec) -> dict[str, tuple[int, int]]:
+    """Rows and columns of every frozen matrix, by the names of `Storage`."""
+    hidden, inner = spec.hidden_size, spec.intermediate_size
+    shapes = {"embedding": (spec.vocab_size, hidden)}
+    if not spec.tied_head:
+        shapes["head"] = (spec.vocab_size, hidden)
+    for index in range(spec.num_layers):
+        shapes[f"layers.{index}.qkv"] = (spec.query_size + 2 * spec.kv_size, hidden)
+        shapes[f"layers.{index}.output"] = (hidden, spec.query_size)
+        shapes[f"layers.{index}.gate_up"] = (2 * inner, hidden)
+        shapes[f"layers.{index}.down"] = (hidden, inner)
+    return shapes
+
+
+def weight_bytes(spec: ModelSpec, storage: Storage = _PLAIN) -> int:
     """The frozen base; norms and biases are too small to count."""
-    per_layer = spec.hidden_size * (2 * spec.query_size + 2 * spec.kv_size + 3 * spec.intermediate_size)
-    heads = 1 if spec.tied_head else 2
-    return _FLOAT * (spec.num_layers * per_layer + heads * spec.vocab_size * spec.hidden_size)
+    return sum(matrix_bytes(*shape, storage.kind_of(name)) for name, shape in matrices(spec).items())
+
+
+def loading_bytes(spec: ModelSpec, storage: Storage) -> int:
+    """The most that loading holds: matrices are read in fp32, one after the other, and stored."""
+    held = most = 0
+    for name, (rows, columns) in matrices(spec).items():
+        kept = matrix_bytes(rows, columns, storage.kind_of(name))
+        most = max(most, held + 4 * rows * columns + kept)
+        held += kept
+    return most
 
 
 def adapter_bytes(spec: ModelSpec, rank: int) -> int:

@@ -21,3 +21,8 @@ class Storage:
     def kind_of(self, name: str) -> StorageKind:
         usual = self.embedding if name in ("embedding", "head") else self.layers
         return self.exceptions.get(name, usual)
+
+    @classmethod
+    def of(cls, kind: StorageKind) -> Storage:
+        """Everything in one kind, but for embedding and head beside NF4: they lose too much in 4 bits."""
+        return cls(layers=kind, embedding="int8" if kind == "nf4" else kind)

@@ -13,7 +13,7 @@ from groat.learning.learner import Learner, LearnerPlan
 from groat.memory.allocator import return_freed_memory
 from groat.memory.plan import MemoryPlan, plan_memory
 from groat.model.decoder import Decoder
-from groat.model.load import LoadedModel, load_model
+from groat.model.load import LoadedModel, load_model, model_folder, read_spec
 from groat.model.lora import new_adapter
 from groat.model.tokenizer import Tokenizer
 from groat.sampling.base import SamplingParams
@@ -43,10 +43,10 @@ def build(config: RunConfig, task: Task | None = None) -> Built:
     """Load the model, make the task, plan memory, and put the parts together; nothing is trained yet."""
     return_freed_memory()
     task = build_task(config.task, config.seed) if task is None else task
-    model = load_model(config.model)
+    plan = plan_memory(config, read_spec(model_folder(config.model.name)))
+    model = load_model(config.model, plan.storage)
     held_out = _held_out(task, config)
     _check_lengths((*task.train, *held_out) if isinstance(task.train, tuple) else held_out, model, config)
-    plan = plan_memory(config, model.spec)
     decoder = Decoder(model.spec, model.weights)
     adapter = new_adapter(model.spec, config.lora, torch.Generator().manual_seed(config.seed))
     algorithm = build_algorithm(config.algorithm, config.sampling.max_completion_length)

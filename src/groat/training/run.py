@@ -264,7 +264,7 @@ class _Run:
             f"{built.num_trained / 1e6:.1f}M trained parameters"
         )
         self._console.note(
-            f"Plan: micro-batches of {plan.microbatch_tokens} tokens, "
+            f"Plan: weights in {plan.storage.layers}, micro-batches of {plan.microbatch_tokens} tokens, "
             f"{'layers computed again in backward' if plan.checkpoint_layers else 'activations kept'}, "
             f"{plan.max_concurrent} sequences side by side; {gib(plan.peak_bytes):.2f} GiB predicted"
             + (f" of {self._config.memory.budget}" if self._config.memory.budget else "")

@@ -49,18 +49,26 @@ def test_the_dynamic_code_has_seven_decades_each_side():
     assert torch.equal(code[:127], -code[128:255].flip(0))
 
 
-@pytest.mark.parametrize("shape", [(3, 64), (5, 100), (7, 33), (2, 65), (640, 576), (3, 17)])
+@pytest.mark.parametrize("shape", [(3, 64), (5, 100), (7, 33), (2, 65), (640, 576), (9, 17)])
 def test_nf4_bytes_and_scales_are_those_of_bitsandbytes(shape: tuple[int, int]):
     functional = pytest.importorskip("bitsandbytes.functional")
     weight = random(*shape, seed=sum(shape)) * torch.linspace(0.01, 3, shape[0])[:, None]
     ours = to_nf4(weight)
     theirs, state = functional.quantize_4bit(weight, blocksize=64, compress_statistics=True, quant_type="nf4")
+    _, plain = functional.quantize_4bit(weight, blocksize=64, compress_statistics=False, quant_type="nf4")
     assert torch.equal(ours.packed, theirs.flatten())
-    assert torch.equal(ours.scale_codes, state.absmax)
-    torch.testing.assert_close(ours.scale_scales, state.state2.absmax, rtol=1e-6, atol=0)
-    assert ours.offset == pytest.approx(state.offset.item(), rel=1e-6)
-    torch.testing.assert_close(nf4_code(), state.code, rtol=0, atol=0)
+    assert torch.equal(nf4_code(), state.code)
     torch.testing.assert_close(dynamic_code(), state.state2.code, rtol=0, atol=1e-9)
+    assert torch.equal(ours.scale_scales, state.state2.absmax)
+    assert ours.offset == state.offset.item() == plain.absmax.mean().item()
+    # bitsandbytes' compiled quantizer takes the second nearest value now and then: only there may we differ.
+    outer = ours.scale_scales.repeat_interleave(256)[: len(plain.absmax)]
+    exact = ((plain.absmax - state.offset) / outer).double()
+    code = dynamic_code().double()
+    is_other = ours.scale_codes != state.absmax
+    errors = [(code[codes.long()] - exact).abs()[is_other] for codes in (ours.scale_codes, state.absmax)]
+    assert (errors[0] < errors[1]).all()
+    assert is_other.sum() <= 0.002 * len(is_other)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -11,7 +11,9 @@ from groat.config.sizes import parse_size
 from groat.config.tree import LoraConfig, MemoryConfig, RunConfig
 from groat.memory import plan as planning
 from groat.memory.plan import MemoryPlan, plan_memory
+from groat.memory.sizes import loading_bytes, weight_bytes
 from groat.model.spec import ModelSpec
+from groat.model.storage import Storage
 from groat.types import UserError
 
 SPEC = ModelSpec(
@@ -73,9 +75,13 @@ def test_every_plan_keeps_to_its_budget() -> None:
         assert plan_for(f"{mebibytes}MiB").peak_bytes <= mebibytes * 2**20
 
 
-def test_more_memory_never_gives_a_slower_plan() -> None:
+def test_more_memory_never_gives_a_slower_plan_for_the_same_weights() -> None:
     plans = [plan_for(f"{mebibytes}MiB") for mebibytes in range(smallest_mebibytes(), 16_000, 97)]
     for less, more in itertools.pairwise(plans):
+        kinds = [planning._KINDS.index(plan.storage.layers) for plan in (less, more)]
+        assert kinds[1] <= kinds[0], "more memory never gives less exact weights"
+        if kinds[1] < kinds[0]:
+            continue
         costs = [planning._cost(plan.microbatch_tokens, plan.checkpoint_layers) for plan in (less, more)]
         assert costs[1] <= costs[0] or more.max_concurrent > less.max_concurrent
         assert more.max_concurrent >= less.max_concurrent
@@ -85,7 +91,22 @@ def test_more_memory_never_gives_a_slower_plan() -> None:
     assert not plans[-1].checkpoint_layers
 
 
+def test_weights_are_rounded_only_for_a_budget_that_needs_it() -> None:
+    """SmolLM2 has 134.5 million weights: 513 MiB in fp32, 257 in bf16, 129 in int8, 80 in NF4 with int8 embeddings."""
+    kinds = {budget: plan_for(budget).storage.layers for budget in (None, "4GiB", "850MiB", told_budget())}
+    assert kinds == {None: "f32", "4GiB": "f32", "850MiB": "bf16", told_budget(): "nf4"}
+    mebibytes = [weight_bytes(SPEC, Storage.of(kind)) / 2**20 for kind in planning._KINDS]
+    assert mebibytes == pytest.approx([513, 256.5, 129, 79.6], abs=0.6)
+
+
+def test_loading_counts_the_largest_matrix_in_fp32_beside_what_is_stored() -> None:
+    """The embedding comes first: 108 MiB in fp32 and 27 in int8 beside nothing; then all of int8 plus little."""
+    spec = replace(SPEC, num_layers=1)
+    assert loading_bytes(spec, Storage.of("int8")) == 5 * 49152 * 576 + 4 * 49152
+
+
 def test_what_the_user_fixes_is_not_decided_again() -> None:
+    assert plan_for(None, storage="nf4").storage == Storage(layers="nf4", embedding="int8")
     plan = plan_for("8GiB", microbatch_tokens=333, head_chunk_tokens=77, gradient_checkpointing=True)
     assert (plan.microbatch_tokens, plan.head_chunk_tokens, plan.checkpoint_layers) == (333, 77, True)
     assert not plan_for("16GiB", gradient_checkpointing=False).checkpoint_layers
