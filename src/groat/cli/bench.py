@@ -127,7 +127,7 @@ _PEERS = ("transformers_generate.py", "trl_grpo.py")
 
 
 def _run_peer(python: str, script: str) -> dict[str, Any]:
-    from groat.model.load import DEMO_NAME, model_folder
+    from groat.model.locate import DEMO_NAME, model_folder
 
     print(f"peer: {script} ...", flush=True)
     work = {"questions": QUESTIONS, "group_size": GROUP_SIZE, "new_tokens": NEW_TOKENS}

@@ -21,6 +21,7 @@ learning (GRPO) on LoRA adapters over a frozen model. It needs no GPU.
 usage: groat COMMAND [...]
 
   train [RECIPE] [flags]   train; without a recipe, the demo: small model, small sums
+  plan [RECIPE] [flags]    what a run would hold in memory, and what fits a budget
   resume RUN               go on with a run that was stopped or killed, bit for bit
   runs [FOLDER]            list runs; `groat runs show RUN` prints what a model wrote
   bench w1                 time and memory of one standard piece of work
@@ -87,6 +88,12 @@ def _train(args: list[str]) -> None:
     train_command(args)
 
 
+def _plan(args: list[str]) -> None:
+    from groat.cli.plan import plan_command
+
+    plan_command(args)
+
+
 def _resume(args: list[str]) -> None:
     from groat.cli.resume import resume_command
 
@@ -133,6 +140,7 @@ def _doctor(args: list[str]) -> None:
 
 _COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "train": _train,
+    "plan": _plan,
     "resume": _resume,
     "runs": _runs,
     "bench": _bench,

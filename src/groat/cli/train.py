@@ -36,7 +36,7 @@ def train_command(args: list[str]) -> None:
     args = [arg for arg in args if arg not in _SWITCHES]
     recipe = args.pop(0) if args and not args[0].startswith("-") else "demo"
     description = _DESCRIPTION.format(presets=", ".join(preset_names()))
-    config = from_command_line(args, _read_recipe(recipe), "groat train", description)
+    config = from_command_line(args, read_recipe(recipe), "groat train", description)
     if "--dry-run" in switches:
         print(to_yaml(config), end="")
     else:
@@ -61,7 +61,8 @@ def _train(config: RunConfig, recipe: str, *, quiet: bool, as_json: bool) -> Non
         print(summary_json(summary))
 
 
-def _read_recipe(name: str) -> RunConfig:
+def read_recipe(name: str) -> RunConfig:
+    """A YAML file or a preset by its name."""
     path = Path(name)
     if path.exists():
         return read_yaml(path)

@@ -30,6 +30,12 @@ from groat.types import StorageKind, UserError
 
 _MICROBATCHES = (4096, 2048, 1024, 768, 512, 384, 256)
 _KINDS: tuple[StorageKind, ...] = ("f32", "bf16", "int8", "nf4")
+_STORAGE_REASONS: Mapping[StorageKind, str] = {
+    "f32": "the frozen weights exactly as they are computed with",
+    "bf16": "half the bytes of fp32; most checkpoints lose nothing",
+    "int8": "a quarter of fp32, one scale per output; a rounding far below the sampling noise",
+    "nf4": "QLoRA: about an eighth of fp32, embedding and head in int8",
+}
 _SHARED_TOKENS = 256
 """Tokens that every micro-batch computes again: a prompt and the prefix it shares with others, as a typical length."""
 _ALWAYS_MODEST = 640 * 2**20
@@ -46,6 +52,19 @@ class MemoryPlan:
     checkpoint_layers: bool
     max_concurrent: int
     phases: Mapping[str, Mapping[str, int]]
+
+    @property
+    def choices(self) -> dict[str, str]:
+        """What was decided, each with its reason in a line."""
+        kept = "all activations kept for backward: no layer is computed twice"
+        again = "only layer inputs kept, each layer computed again in backward: a third slower, least memory"
+        return {
+            "storage": f"{self.storage.layers}: {_STORAGE_REASONS[self.storage.layers]}",
+            "gradient_checkpointing": again if self.checkpoint_layers else kept,
+            "microbatch_tokens": f"{self.microbatch_tokens} tokens: a larger one computes shared prompts less often",
+            "head_chunk_tokens": f"{self.head_chunk_tokens} tokens have logits at one time; the loss needs no more",
+            "max_concurrent": f"{self.max_concurrent} sequences sampled side by side: more is faster, each holds KV",
+        }
 
     @property
     def peak_bytes(self) -> int:
@@ -76,6 +95,11 @@ def plan_memory(config: RunConfig, spec: ModelSpec) -> MemoryPlan:
             "fewer of them side by side (sampling.max_concurrent), a smaller lora.r or a smaller model lower it"
         )
     return fitting
+
+
+def smallest_budget(config: RunConfig, spec: ModelSpec) -> int:
+    """Bytes of the smallest budget that can be planned for."""
+    return min(plan.peak_bytes for plan in _candidates(config, spec))
 
 
 def _candidates(config: RunConfig, spec: ModelSpec) -> Iterator[MemoryPlan]:

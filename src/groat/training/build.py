@@ -13,7 +13,8 @@ from groat.learning.learner import Learner, LearnerPlan
 from groat.memory.allocator import return_freed_memory
 from groat.memory.plan import MemoryPlan, plan_memory
 from groat.model.decoder import Decoder
-from groat.model.load import LoadedModel, load_model, model_folder, read_spec
+from groat.model.load import LoadedModel, load_model
+from groat.model.locate import model_folder, read_spec
 from groat.model.lora import new_adapter
 from groat.model.tokenizer import Tokenizer
 from groat.sampling.base import SamplingParams

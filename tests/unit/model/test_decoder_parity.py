@@ -15,7 +15,8 @@ from groat.kernels.ops import product
 from groat.model.attention import tree_attention
 from groat.model.decoder import Decoder
 from groat.model.layers import rotary_frequencies
-from groat.model.load import LoadedModel, load_model, model_folder
+from groat.model.load import LoadedModel, load_model
+from groat.model.locate import model_folder
 from groat.sampling.base import SamplingParams
 from groat.sampling.native.sampler import NativeSampler
 from groat.trees import Node

@@ -13,7 +13,8 @@ from groat.config.tree import ModelConfig
 from groat.model.gguf_config import llama3_rope_factors
 from groat.model.gguf_files import folder_from_gguf
 from groat.model.gguf_reader import open_gguf
-from groat.model.load import DEMO_NAME, _demo_gguf, load_model
+from groat.model.load import load_model
+from groat.model.locate import DEMO_NAME, _demo_gguf
 from groat.types import UserError
 
 GGUF_NAMES = {

@@ -7,7 +7,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokeniz
 from tokenizers.models import BPE
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from groat.model.load import DEMO_NAME, model_folder
+from groat.model.locate import DEMO_NAME, model_folder
 from groat.model.tokenizer import Tokenizer as GroatTokenizer
 from groat.types import UserError
 
@@ -65,7 +65,7 @@ def test_smollm2_ids_equal_the_original_tokenizers(smollm2):
 
 @pytest.mark.slow
 def test_smollm2_ids_equal_transformers_gguf_reading_but_for_spaces_before_digits(smollm2):
-    from groat.model.load import _demo_gguf
+    from groat.model.locate import _demo_gguf
 
     path = _demo_gguf()
     ours, theirs = GroatTokenizer.from_folder(smollm2), AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
