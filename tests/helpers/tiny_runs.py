@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -52,13 +52,12 @@ def write_recipe(folder: Path, **changes: Mapping[str, Any]) -> Path:
     return folder
 
 
-@dataclass(frozen=True)
-class Span:
-    """A phase, from one function call of the process to another."""
+class Span(NamedTuple):
+    """A phase: the how-manieth of its name (from 1), and the function calls made inside."""
 
     name: str
-    first: int
-    last: int
+    occurrence: int
+    calls: int
 
 
 @dataclass(frozen=True)
@@ -75,15 +74,15 @@ def groat(
     folder: Path,
     *args: str,
     trace: bool = False,
-    kill_at_call: int | None = None,
+    kill_in: Span | None = None,
     signals: Mapping[tuple[str, int], tuple[signal.Signals, ...]] | None = None,
     environment: Mapping[str, str] | None = None,
     timeout: float = 120,
 ) -> Ended:
     """Run `groat ARGS` in `folder`.
 
-    `kill_at_call` is the number of function calls after which it is killed with SIGKILL; `signals` are sent when a
-    phase begins for the n-th time (from 1).
+    `kill_in` says in which phase it is killed with SIGKILL, after how many function calls there; `signals` are sent
+    when a phase begins for the n-th time (from 1).
     """
     out, err = folder / "out.txt", folder / "err.txt"
     spans_file = folder / "spans.json"
@@ -94,7 +93,7 @@ def groat(
             list(args),
             (out, err),
             spans_file if trace else None,
-            kill_at_call,
+            kill_in,
             dict(signals or {}),
             dict(environment or {}),
         ),
@@ -151,7 +150,7 @@ def _child(
     args: list[str],
     logs: tuple[Path, Path],
     spans_file: Path | None,
-    kill_at_call: int | None,
+    kill_in: Span | None,
     signals: dict[tuple[str, int], tuple[signal.Signals, ...]],
     environment: dict[str, str],
 ) -> None:
@@ -161,8 +160,8 @@ def _child(
         os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
     from groat.cli.main import main
 
-    watch = _Watch(kill_at_call, signals)
-    watch.start(count_calls=spans_file is not None or kill_at_call is not None)
+    watch = _Watch(kill_in, signals)
+    watch.start(count_calls=spans_file is not None or kill_in is not None)
     code = main(args)
     sys.setprofile(None)
     if spans_file is not None:
@@ -174,10 +173,11 @@ def _child(
 class _Watch:
     """Counts function calls, Python's and C's, and follows the phases of the run."""
 
-    def __init__(self, kill_at_call: int | None, signals: dict[tuple[str, int], tuple[signal.Signals, ...]]) -> None:
+    def __init__(self, kill_in: Span | None, signals: dict[tuple[str, int], tuple[signal.Signals, ...]]) -> None:
         self.spans: list[tuple[str, int, int]] = []
         self._calls = 0
-        self._kill_at = kill_at_call
+        self._kill_in = kill_in
+        self._kill_at: int | None = None
         self._signals = signals
         self._begun: dict[str, int] = {}
         self._inside: list[str] = []
@@ -193,14 +193,20 @@ class _Watch:
             watch._begun[name] = watch._begun.get(name, 0) + 1
             for number in watch._signals.get((name, watch._begun[name]), ()):
                 os.kill(os.getpid(), number)
-            first = watch._calls
+            occurrence, first = watch._begun[name], watch._calls
             watch._inside.append(name)
+            is_end = watch._kill_in is not None and (name, occurrence) == watch._kill_in[:2]
+            if is_end:
+                watch._kill_at = first + watch._kill_in[2]
             try:
                 with plain(phases, name, *args, **options) as done:
                     yield done
             finally:
+                if is_end:
+                    # A few calls depend on the clock: where there were fewer this time, its end will do.
+                    watch._kill()
                 watch._inside.pop()
-                watch.spans.append((name, first, watch._calls))
+                watch.spans.append((name, occurrence, watch._calls - first))
 
         Phases.phase = watched
         if count_calls:
@@ -210,5 +216,8 @@ class _Watch:
         if event in ("call", "c_call"):
             self._calls += 1
             if self._calls == self._kill_at:
-                os.write(2, f"killed in {self._inside[-1] if self._inside else 'no phase'}".encode())
-                os.kill(os.getpid(), signal.SIGKILL)
+                self._kill()
+
+    def _kill(self) -> None:
+        os.write(2, f"killed in {self._inside[-1]}".encode())
+        os.kill(os.getpid(), signal.SIGKILL)

@@ -22,7 +22,7 @@ def test_a_run_killed_at_ten_random_moments_ends_in_the_bytes_of_one_never_stopp
         chance = random.Random(f"{phase} {seed}")
         span = chance.choice([span for span in reference.spans if span.name == phase])
         folder = write_recipe(tmp_path / f"{phase}-{seed}")
-        killed = groat(folder, "train", "recipe.yaml", kill_at_call=chance.randint(span.first, span.last))
+        killed = groat(folder, "train", "recipe.yaml", kill_in=span._replace(calls=chance.randint(1, span.calls)))
         assert killed.exit_code == -signal.SIGKILL
         assert killed.output.endswith(f"killed in {phase}"), killed.output[-300:]
         resumed = groat(folder, "resume", "run")
