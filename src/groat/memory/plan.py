@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from groat.config.sizes import parse_size
@@ -81,14 +81,16 @@ def plan_memory(config: RunConfig, spec: ModelSpec) -> MemoryPlan:
 
     UserError with the smallest budget that can be kept, if this one cannot.
     """
-    plans = list(_candidates(config, spec))
+    kinds = _kinds(config)
     if config.memory.budget is None:
+        # Nobody asked for less than exact weights.
+        plans = list(_candidates(config, spec, kinds[:1]))
         modest = max(weight_bytes(spec), _ALWAYS_MODEST)
         return next((plan for plan in plans if _activations(plan) <= modest), plans[-1])
     budget = parse_size(config.memory.budget)
-    fitting = next((plan for plan in plans if plan.peak_bytes <= budget), None)
+    fitting = next((plan for plan in _candidates(config, spec, kinds) if plan.peak_bytes <= budget), None)
     if fitting is None:
-        smallest = min(plan.peak_bytes for plan in plans)
+        smallest = smallest_budget(config, spec)
         raise UserError(
             f"memory.budget {config.memory.budget} cannot be kept: the smallest that can is "
             f"{math.ceil(smallest / 2**30 * 100) / 100:.2f}GiB. Shorter completions (sampling.max_completion_length), "
@@ -99,19 +101,34 @@ def plan_memory(config: RunConfig, spec: ModelSpec) -> MemoryPlan:
 
 def smallest_budget(config: RunConfig, spec: ModelSpec) -> int:
     """Bytes of the smallest budget that can be planned for."""
-    return min(plan.peak_bytes for plan in _candidates(config, spec))
+    return min(plan.peak_bytes for plan in _candidates(config, spec, _kinds(config)))
 
 
-def _candidates(config: RunConfig, spec: ModelSpec) -> Iterator[MemoryPlan]:
+def _kinds(config: RunConfig) -> tuple[StorageKind, ...]:
+    """The storage kinds that may be chosen, the most exact first."""
+    return _KINDS if config.memory.storage is None else (config.memory.storage,)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Frozen:
+    """The frozen weights in one kind: the same for every plan that stores them so."""
+
+    storage: Storage
+    held: int
+    loading: int
+
+
+def _candidates(config: RunConfig, spec: ModelSpec, kinds: Sequence[StorageKind]) -> Iterator[MemoryPlan]:
     """From best to smallest: exact weights before rounded ones, then all sequences at once before few; see `_cost` for
     the learner's part."""
     asked, kept = config.memory.microbatch_tokens, config.memory.gradient_checkpointing
     sizes = _MICROBATCHES if asked is None else (asked,)
     ways = [(tokens, again) for again in ((False, True) if kept is None else (kept,)) for tokens in sizes]
-    for kind in _KINDS if config.memory.storage is None else (config.memory.storage,):
+    for storage in map(Storage.of, kinds):
+        frozen = _Frozen(storage=storage, held=weight_bytes(spec, storage), loading=loading_bytes(spec, storage))
         for concurrent in _sequences_at_once(config):
             for tokens, checkpoint_layers in sorted(ways, key=lambda way: _cost(*way)):
-                yield _plan(config, spec, Storage.of(kind), tokens, checkpoint_layers, concurrent)
+                yield _plan(config, spec, frozen, tokens, checkpoint_layers, concurrent)
 
 
 def _sequences_at_once(config: RunConfig) -> Iterator[int]:
@@ -129,12 +146,12 @@ def _cost(tokens: int, checkpoint_layers: bool) -> float:
 
 
 def _plan(
-    config: RunConfig, spec: ModelSpec, storage: Storage, tokens: int, checkpoint_layers: bool, concurrent: int
+    config: RunConfig, spec: ModelSpec, frozen: _Frozen, tokens: int, checkpoint_layers: bool, concurrent: int
 ) -> MemoryPlan:
     adapter = adapter_bytes(spec, config.lora.r)
     held = {
         "framework": FRAMEWORK,
-        "weights": weight_bytes(spec, storage),
+        "weights": frozen.held,
         "adapter": adapter,
         "optimizer": 2 * adapter,
     }
@@ -150,9 +167,9 @@ def _plan(
         "activations": (layers_kept * layer_activation_bytes(spec) + layer_workspace_bytes(spec)) * tokens,
         "head": head_chunk_bytes(spec, chunk),
     }
-    load = {"framework": FRAMEWORK, "weights": loading_bytes(spec, storage)}
+    load = {"framework": FRAMEWORK, "weights": frozen.loading}
     return MemoryPlan(
-        storage=storage,
+        storage=frozen.storage,
         microbatch_tokens=tokens,
         head_chunk_tokens=chunk,
         checkpoint_layers=checkpoint_layers,

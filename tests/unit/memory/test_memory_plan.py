@@ -99,6 +99,10 @@ def test_weights_are_rounded_only_for_a_budget_that_needs_it() -> None:
     assert mebibytes == pytest.approx([513, 256.5, 129, 79.6], abs=0.6)
 
 
+def test_without_a_budget_weights_stay_exact_however_much_is_asked_for() -> None:
+    assert plan_for(None, microbatch_tokens=10**7).storage.layers == "f32"
+
+
 def test_loading_counts_the_largest_matrix_in_fp32_beside_what_is_stored() -> None:
     """The embedding comes first: 108 MiB in fp32 and 27 in int8 beside nothing; then all of int8 plus little."""
     spec = replace(SPEC, num_layers=1)
