@@ -27,12 +27,14 @@ class LoadedModel:
     tokenizer: Tokenizer
 
 
-def load_model(config: ModelConfig, storage: Storage | None = None) -> LoadedModel:
+def load_model(config: ModelConfig, storage: Storage | None = None, folder: Path | None = None) -> LoadedModel:
     """Weights stored as `storage` says, in fp32 without it; each is read, stored and let go before the next.
+
+    `folder` is where `model_folder` has found the files, if it was asked already.
 
     A UserError says what is wrong with the files, or where a name was looked for.
     """
-    folder = model_folder(config.name)
+    folder = model_folder(config.name) if folder is None else folder
     spec = read_spec(folder)
     tokenizer = Tokenizer.from_folder(folder, _chat_template_file(config), model_name=config.name)
     if tokenizer.vocab_size > spec.vocab_size:

@@ -44,8 +44,9 @@ def build(config: RunConfig, task: Task | None = None) -> Built:
     """Load the model, make the task, plan memory, and put the parts together; nothing is trained yet."""
     return_freed_memory()
     task = build_task(config.task, config.seed) if task is None else task
-    plan = plan_memory(config, read_spec(model_folder(config.model.name)))
-    model = load_model(config.model, plan.storage)
+    folder = model_folder(config.model.name)
+    plan = plan_memory(config, read_spec(folder))
+    model = load_model(config.model, plan.storage, folder)
     held_out = _held_out(task, config)
     _check_lengths((*task.train, *held_out) if isinstance(task.train, tuple) else held_out, model, config)
     decoder = Decoder(model.spec, model.weights)
