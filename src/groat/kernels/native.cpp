@@ -1,7 +1,7 @@
 // CPU kernels for frozen linear layers in every storage kind, for decoding, and for the elementwise work between them.
 //
 // Written with the compiler's vector extensions: the width is that of the machine it is compiled on. Built by
-// build.py at first use; where there is no compiler, torch_ops.py computes the same.
+// build.py at first use; where there is no compiler, ops.py computes the same with torch.
 //
 // Letters as in Python: M rows (tokens), N outputs, K inputs of a linear layer; weights lie as [N, K].
 
@@ -40,6 +40,19 @@ inline float sum(Vec value) {
   float total = 0;
   for (int lane = 0; lane < LANES; lane++) total += value[lane];
   return total;
+}
+
+inline float largest(const float* from, long count) {
+  Vec highest = splat(-std::numeric_limits<float>::infinity());
+  long i = 0;
+  for (; i + LANES <= count; i += LANES) {
+    const Vec here = load(from + i);
+    highest = here > highest ? here : highest;
+  }
+  float maximum = -std::numeric_limits<float>::infinity();
+  for (int lane = 0; lane < LANES; lane++) maximum = std::max(maximum, highest[lane]);
+  for (; i < count; i++) maximum = std::max(maximum, from[i]);
+  return maximum;
 }
 
 // e^x to about 1e-7 relative (Cephes' polynomial after range reduction); 0 below -87.
@@ -191,7 +204,8 @@ void pack_row(const float* from, int columns, float* to) {
   for (int i = 0; i < TILE_COLS; i++) to[i] = i < columns ? from[i] : 0.0f;
 }
 
-// W as the right side of a product: the tile [depth][TILE_COLS] from place (start, first), made in `room` if need be.
+// W as the right side of a product: the tile [depth][TILE_COLS] from place (start, first), made in `room` if need be;
+// and where the tile of the next columns lies, if it is in memory as it will be read.
 template <class Weights>
 struct Transposed {  // x W': columns are outputs, that is rows of W
   const Weights& weights;
@@ -206,7 +220,7 @@ struct Transposed {  // x W': columns are outputs, that is rows of W
     pack_transposed(buffer, DEPTH, width, depth, room);
     return room;
   }
-  const char* next(const float* tile) const { return reinterpret_cast<const char*>(tile); }
+  const char* after(const float*) const { return nullptr; }
 };
 template <class Weights>
 struct Straight {  // g W: columns are inputs, that is columns of W, and the depth runs over its rows
@@ -217,7 +231,7 @@ struct Straight {  // g W: columns are inputs, that is columns of W, and the dep
       pack_row(weights.segment(start + k, first, width, buffer), width, room + k * TILE_COLS);
     return room;
   }
-  const char* next(const float* tile) const { return reinterpret_cast<const char*>(tile); }
+  const char* after(const float*) const { return nullptr; }
 };
 
 // fp32 weights stored as the tiles of x W' lie one behind the other: [N / TILE_COLS][K][TILE_COLS].
@@ -227,7 +241,7 @@ struct TiledTransposed {
   const float* tile(long first, int, long start, int, float*) const {
     return values + first * inputs + start * TILE_COLS;
   }
-  const char* next(const float* tile) const { return reinterpret_cast<const char*>(tile + inputs * TILE_COLS); }
+  const char* after(const float* tile) const { return reinterpret_cast<const char*>(tile + inputs * TILE_COLS); }
 };
 struct TiledStraight {
   const float* values;
@@ -238,7 +252,7 @@ struct TiledStraight {
                       std::min(TILE_COLS, depth - k), room + k * TILE_COLS);
     return room;
   }
-  const char* next(const float* tile) const { return reinterpret_cast<const char*>(tile); }
+  const char* after(const float*) const { return nullptr; }
 };
 
 // ---- Matrix products ----
@@ -308,9 +322,10 @@ void pack_left(const Parts& parts, const float* left, long stride, int depth, fl
   }
 }
 
-// out[rows, columns] from packed rows and a tile; meanwhile asks for `next_bytes` that will be needed next.
+// out[rows, columns] from packed rows and a tile; meanwhile asks for the tile that will be needed next, or null.
 void multiply_parts(const Parts& parts, int columns, int depth, const float* packed, const float* tile, float* out,
-                    long out_stride, const Epilogue& end, const char* next = nullptr, long next_bytes = 0) {
+                    long out_stride, const Epilogue& end, const char* next = nullptr) {
+  const long next_bytes = next ? depth * TILE_COLS * long(sizeof(float)) : 0;
   for (int part = 0; part < parts.count; part++) {
     for (long at = next_bytes * part / parts.count; at < next_bytes * (part + 1) / parts.count; at += 64)
       __builtin_prefetch(next + at, 0, 2);
@@ -348,7 +363,7 @@ void multiply_share(const Right& right, const float* left, long left_stride, flo
       const float* tile = right.tile(first, width(number), start, depth, room);
       const Epilogue here{end.alpha, end.add || start, start || !end.bias ? nullptr : end.bias + first};
       multiply_parts(parts, width(number), depth, packed.data(), tile, out + row * out_stride + first, out_stride,
-                     here, right.next(tile), number + 1 < tile_to ? depth * TILE_COLS * long(sizeof(float)) : 0);
+                     here, number + 1 < tile_to ? right.after(tile) : nullptr);
     }
   }
 }
@@ -441,14 +456,6 @@ void groat_product(const MatrixView* view, int transposed, const float* left, lo
   product_of(*view, transposed, left, left_stride, out, out_stride, rows, Epilogue{1.0f, false, bias}, threads);
 }
 
-// alpha x W' for fp32 weights [weight_rows, weight_columns] whose rows lie `weight_stride` apart; `add` adds to out.
-void groat_dense_product(const float* weights, long weight_stride, long weight_rows, long weight_columns,
-                         int transposed, const float* left, long left_stride, float* out, long out_stride, long rows,
-                         const float* bias, float alpha, int add, int threads) {
-  product(Float32{weights, weight_stride}, transposed, left, left_stride, out, out_stride, rows, weight_rows,
-          weight_columns, Epilogue{alpha, bool(add), bias}, threads);
-}
-
 // Columns of a tile: what tiled weights are tiled by.
 int groat_tile_columns() { return TILE_COLS; }
 
@@ -466,17 +473,6 @@ void groat_adapted_product(const MatrixView* view, const float* x, long x_stride
             rank, Epilogue{alpha, true, nullptr}, threads);
 }
 
-// out[i] = row ids[i] of W in fp32; not for tiles.
-void groat_rows(const MatrixView* view, const int64_t* ids, long count, float* out) {
-  with_weights(*view, [&](const auto& weights) {
-    for (long i = 0; i < count; i++) {
-      float* to = out + i * view->columns;
-      const float* from = weights.segment(ids[i], 0, int(view->columns), to);
-      if (from != to) std::memcpy(to, from, view->columns * sizeof(float));
-    }
-  });
-}
-
 // Rows may lie apart (strides in floats), so that parts of a fused projection are normed in place.
 void groat_rms_norm(const float* x, long stride, const float* weight, float epsilon, float* out, long out_stride,
                     float* inverse, long rows, long size, int threads) {
@@ -490,7 +486,7 @@ void groat_rms_norm(const float* x, long stride, const float* weight, float epsi
     float total = sum(squares);
     for (; i < size; i++) total += from[i] * from[i];
     const float factor = 1.0f / std::sqrt(total / float(size) + epsilon);
-    if (inverse) inverse[row] = factor;
+    inverse[row] = factor;
     for (i = 0; i < size; i++) to[i] = from[i] * factor * weight[i];
   }
 }
@@ -617,8 +613,7 @@ struct Running {
 
   // Scores become weights relative to the running maximum; what was summed before is scaled to a new maximum.
   void weigh(int row, float* scores, int count) {
-    float maximum = maxima[row];
-    for (int key = 0; key < count; key++) maximum = std::max(maximum, scores[key]);
+    const float maximum = std::max(maxima[row], largest(scores, count));
     const int whole = (count + LANES - 1) / LANES * LANES;
     for (int key = count; key < whole; key++) scores[key] = -std::numeric_limits<float>::infinity();
     Vec total = {};
@@ -702,15 +697,7 @@ void groat_draw(const float* logits, long stride, const double* uniforms, int64_
 #pragma omp parallel for schedule(static) num_threads(threads)
   for (long row = 0; row < rows; row++) {
     const float* from = logits + row * stride;
-    Vec highest = splat(-std::numeric_limits<float>::infinity());
-    long i = 0;
-    for (; i + LANES <= vocabulary; i += LANES) {
-      const Vec here = load(from + i);
-      highest = here > highest ? here : highest;
-    }
-    float maximum = -std::numeric_limits<float>::infinity();
-    for (int lane = 0; lane < LANES; lane++) maximum = std::max(maximum, highest[lane]);
-    for (; i < vocabulary; i++) maximum = std::max(maximum, from[i]);
+    const float maximum = largest(from, vocabulary);
     const long blocks = (vocabulary + BLOCK - 1) / BLOCK;
     std::vector<float> totals(blocks);
     double total = 0;
@@ -749,8 +736,7 @@ void groat_token_logprobs(const float* logits, const int64_t* tokens, float* lse
 #pragma omp parallel for schedule(static) num_threads(threads)
   for (long row = 0; row < rows; row++) {
     const float* from = logits + row * vocabulary;
-    float maximum = -std::numeric_limits<float>::infinity();
-    for (long i = 0; i < vocabulary; i++) maximum = from[i] > maximum ? from[i] : maximum;
+    const float maximum = largest(from, vocabulary);
     double total = 0, weighted = 0;  // of exp(x), and of exp(x) x, with x relative to the maximum
     for (long start = 0; start < vocabulary; start += 1024) {
       const long end = std::min(vocabulary, start + 1024);

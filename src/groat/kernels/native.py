@@ -13,12 +13,7 @@ from groat.kernels.build import build_library
 
 _POINTER, _INT, _LONG, _FLOAT = ctypes.c_void_p, ctypes.c_int, ctypes.c_long, ctypes.c_float
 _SIGNATURES: dict[str, Sequence[type]] = {
-    "groat_dense_product": (
-        *(_POINTER, _LONG, _LONG, _LONG, _INT),
-        *(_POINTER, _LONG, _POINTER, _LONG, _LONG, _POINTER, _FLOAT, _INT, _INT),
-    ),
     "groat_product": (_POINTER, _INT, _POINTER, _LONG, _POINTER, _LONG, _LONG, _POINTER, _INT),
-    "groat_rows": (_POINTER, _POINTER, _LONG, _POINTER),
     "groat_adapted_product": (
         *(_POINTER, _POINTER, _LONG, _POINTER, _LONG, _POINTER),
         *(_POINTER, _POINTER, _POINTER, _POINTER, _LONG, _LONG, _FLOAT, _INT),

@@ -123,10 +123,11 @@ def token_logprobs(logits_CV: torch.Tensor, token_ids_C: torch.Tensor) -> TokenL
         all_logprobs_CV = logits_CV.sub_(lse_C[:, None])
         logprobs_C = all_logprobs_CV.gather(1, token_ids_C[:, None])[:, 0]
         return TokenLogprobs(logprobs_C, lse_C, -torch.linalg.vecdot(all_logprobs_CV.exp(), all_logprobs_CV))
+    logits_CV, token_ids_C = logits_CV.contiguous(), token_ids_C.contiguous()
     rows, vocabulary = logits_CV.shape
     found = TokenLogprobs(*(logits_CV.new_empty(rows) for _ in range(3)))
     native.groat_token_logprobs(
-        *(logits_CV.data_ptr(), token_ids_C.contiguous().data_ptr(), found.lse_C.data_ptr()),
+        *(logits_CV.data_ptr(), token_ids_C.data_ptr(), found.lse_C.data_ptr()),
         *(found.logprobs_C.data_ptr(), found.entropy_C.data_ptr(), rows, vocabulary, torch.get_num_threads()),
     )
     return found
@@ -140,8 +141,10 @@ def token_logprob_gradient_(
         logits_CV.sub_(lse_C[:, None]).exp_().mul_(-grad_C[:, None])
         logits_CV.scatter_add_(1, token_ids_C[:, None], grad_C[:, None])
         return
+    assert logits_CV.is_contiguous(), "logits are changed where they are, row behind row"
+    token_ids_C = token_ids_C.contiguous()
     native.groat_logprob_gradient(
-        *(logits_CV.data_ptr(), token_ids_C.contiguous().data_ptr(), lse_C.data_ptr(), grad_C.data_ptr()),
+        *(logits_CV.data_ptr(), token_ids_C.data_ptr(), lse_C.data_ptr(), grad_C.data_ptr()),
         *(*logits_CV.shape, torch.get_num_threads()),
     )
 

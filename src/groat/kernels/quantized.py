@@ -91,17 +91,15 @@ class NF4Matrix:
     def tensors(self) -> tuple[torch.Tensor, ...]:
         return self.packed, self.scale_codes, self.scale_scales
 
-    def scales(self) -> torch.Tensor:
-        """The fp32 scale of every block."""
-        outer = self.scale_scales.repeat_interleave(SCALE_BLOCK)[: len(self.scale_codes)]
-        return dynamic_code()[self.scale_codes.long()].mul_(outer).add_(self.offset)
-
     def rows(self, ids_T: torch.Tensor) -> torch.Tensor:
         """Rows by number, [T, K], fp32."""
         places = (ids_T[:, None] * self.num_columns + torch.arange(self.num_columns)).flatten()
         bytes_ = self.packed[places // 2].long()
         codes = torch.where(places % 2 == 0, bytes_ >> 4, bytes_ & 15)
-        return (nf4_code()[codes] * self.scales()[places // BLOCK]).view(len(ids_T), -1)
+        blocks = places // BLOCK
+        scales = dynamic_code()[self.scale_codes[blocks].long()]
+        scales.mul_(self.scale_scales[blocks // SCALE_BLOCK]).add_(self.offset)
+        return scales.mul_(nf4_code()[codes]).view(len(ids_T), -1)
 
     @functools.cached_property
     def view(self) -> MatrixView:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import platform
 import shutil
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from groat.kernels import ops
-from groat.kernels.attend import attend_segments, draw_tokens, remember
+from groat.kernels.attend import attend_segments, remember
 from groat.kernels.build import build_library
+from groat.kernels.draw import draw_tokens
 from groat.kernels.matrix import TiledMatrix, dense_of, rows_of, tiled
 from groat.kernels.native import choose_kernels, native_for
 from groat.model.attention import attend_block_by_matmul
@@ -20,8 +24,10 @@ SIZES = [(1, 1, 1), (1, 16, 8), (5, 33, 70), (6, 16, 192), (7, 48, 193), (13, 10
 
 @pytest.fixture(autouse=True)
 def needs_the_kernels():
-    if native_for(torch.zeros(1)) is None:
+    # Skipped for want of a compiler only: where there is one, kernels that cannot be built fail every test here.
+    if platform.system() != "Linux" or not any(map(shutil.which, ("g++", "c++", "clang++"))):
         pytest.skip("no C++ compiler")
+    assert native_for(torch.zeros(1)) is not None, build_library().reason
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -30,11 +36,6 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
 
 def close(found: torch.Tensor, expected: torch.Tensor, atol: float = 1e-5) -> None:
     torch.testing.assert_close(found.double(), expected.double(), rtol=1e-5, atol=atol)
-
-
-def test_the_kernels_are_built_where_there_is_a_compiler():
-    built = build_library()
-    assert shutil.which("g++") is None or built.library is not None, built.reason
 
 
 @pytest.mark.parametrize(("rows", "outputs", "inputs"), SIZES)
@@ -80,7 +81,7 @@ def test_tiles_give_back_rows_and_the_whole():
     assert torch.equal(rows_of(matrix, ids), weight[ids])
 
 
-def with_torch(compute):
+def with_torch(compute: Callable[[], Any]) -> Any:
     choose_kernels("torch")
     try:
         return compute()

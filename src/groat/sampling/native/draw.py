@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from groat.kernels.attend import draw_tokens
+from groat.kernels.draw import draw_tokens
 from groat.sampling.base import SamplingParams
 
 
@@ -34,52 +34,40 @@ def draw(
     """
     if params.temperature not in (0, 1):
         logits_SV = logits_SV.div_(params.temperature)
-    if params.temperature != 0 and barred and _nothing_else_restricts(params):
-        return _draw_barred(logits_SV, uniforms_S, barred)
-    kept_SV = _restricted(logits_SV, params, seen, barred)
+    barred_lse_S = _bar(logits_SV, barred) if barred else None
+    kept_SV = _restricted(logits_SV, params, seen)
     if params.temperature == 0:
         token_ids_S, kept_lse_S = kept_SV.argmax(-1), kept_SV.logsumexp(-1)
     else:
         token_ids_S, kept_lse_S = draw_tokens(kept_SV, uniforms_S)
     chosen_S1 = token_ids_S[:, None]
     sampler_logprobs_S = kept_SV.gather(1, chosen_S1)[:, 0] - kept_lse_S
-    if kept_SV is logits_SV:
+    if kept_SV is logits_SV and barred_lse_S is None:
         return Draw(token_ids_S, sampler_logprobs_S, sampler_logprobs_S)
-    policy_logprobs_S = logits_SV.gather(1, chosen_S1)[:, 0] - logits_SV.logsumexp(-1)
-    return Draw(token_ids_S, sampler_logprobs_S, policy_logprobs_S)
+    policy_lse_S = kept_lse_S if kept_SV is logits_SV else logits_SV.logsumexp(-1)
+    if barred_lse_S is not None:
+        policy_lse_S = torch.logaddexp(policy_lse_S, barred_lse_S)
+    return Draw(token_ids_S, sampler_logprobs_S, logits_SV.gather(1, chosen_S1)[:, 0] - policy_lse_S)
 
 
-def _nothing_else_restricts(params: SamplingParams) -> bool:
-    return params.repetition_penalty == 1 and params.top_k == 0 and params.top_p == 1 and not params.min_p
-
-
-def _draw_barred(
-    logits_SV: torch.Tensor, uniforms_S: torch.Tensor, barred: Sequence[tuple[int, Sequence[int]]]
-) -> Draw:
-    """A few tokens barred and nothing else: the policy's log-sum-exp is that of what is left plus what was barred."""
-    missing_S = logits_SV.new_full((len(logits_SV),), -torch.inf)
+def _bar(logits_SV: torch.Tensor, barred: Sequence[tuple[int, Sequence[int]]]) -> torch.Tensor:
+    """Put what may not be drawn at -inf, in place; returns the log-sum-exp of what that took from each row."""
+    barred_lse_S = logits_SV.new_full((len(logits_SV),), -torch.inf)
     for row, token_ids in barred:
-        missing_S[row] = logits_SV[row, list(token_ids)].logsumexp(-1)
+        barred_lse_S[row] = logits_SV[row, list(token_ids)].logsumexp(-1)
         logits_SV[row, list(token_ids)] = -torch.inf
-    token_ids_S, kept_lse_S = draw_tokens(logits_SV, uniforms_S)
-    chosen_S = logits_SV.gather(1, token_ids_S[:, None])[:, 0]
-    return Draw(token_ids_S, chosen_S - kept_lse_S, chosen_S - torch.logaddexp(kept_lse_S, missing_S))
+    return barred_lse_S
 
 
 def _restricted(
     logits_SV: torch.Tensor,
     params: SamplingParams,
     seen: Sequence[torch.Tensor] | None,
-    barred: Sequence[tuple[int, Sequence[int]]],
 ) -> torch.Tensor:
     """The logits with what must not be drawn at -inf; the same tensor where nothing is restricted."""
     kept_SV = logits_SV
     if params.repetition_penalty != 1 and seen is not None:
         kept_SV = _penalized(kept_SV.clone(), seen, params.repetition_penalty)
-    if barred:
-        kept_SV = kept_SV.clone() if kept_SV is logits_SV else kept_SV
-        for row, token_ids in barred:
-            kept_SV[row, list(token_ids)] = -torch.inf
     if params.temperature == 0:
         return kept_SV
     if 0 < params.top_k < kept_SV.shape[1]:

@@ -204,15 +204,15 @@ class _Rollout:
         """Run the model on the newest token of every live sequence."""
         self._live.sort(key=lambda sequence: (self._prefixes.rank(sequence.prompt), sequence.index))
         self._arrange_slots()
-        rows = [
-            LiveRow(slot=sequence.slot, length=len(sequence.token_ids) - 1, chain=self._prefixes.chain(sequence.prompt))
-            for sequence in self._live
-            if sequence.slot is not None
-        ]
-        attention = decode_attention(self._prefixes, self._arena, rows)
+        attention = decode_attention(self._prefixes, self._arena, [self._live_row(sequence) for sequence in self._live])
         token_ids = torch.tensor([sequence.token_ids[-1] for sequence in self._live])
         positions = torch.tensor([len(self._prompts[s.prompt].token_ids) + len(s.token_ids) - 1 for s in self._live])
         return self._decoder.hidden(token_ids, positions, attention, self._adapter)
+
+    def _live_row(self, sequence: _Sequence) -> LiveRow:
+        assert sequence.slot is not None
+        chain = self._prefixes.chain(sequence.prompt)
+        return LiveRow(slot=sequence.slot, length=len(sequence.token_ids) - 1, chain=chain)
 
     def _arrange_slots(self) -> None:
         slots = [sequence.slot for sequence in self._live]
