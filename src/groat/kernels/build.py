@@ -1,4 +1,4 @@
-"""Compiles native.cpp for this machine, once; where there is no C++ compiler, torch computes the same, slower."""
+"""Compiles the C++ sources beside it for this machine, once; without a C++ compiler torch computes the same, slower."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from groat.caches import cache_folder
 
-_SOURCE = Path(__file__).with_name("native.cpp")
+_FOLDER = Path(__file__).parent
 _FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-fPIC", "-shared")
 _COMPILERS = ("g++", "c++", "clang++")
 _PATIENCE_SECONDS = 120.0
@@ -28,7 +28,7 @@ class Built:
 
 
 def build_library() -> Built:
-    """Compile native.cpp (about five seconds) unless the cache holds it for this source, compiler and CPU."""
+    """Compile all sources (a few seconds) unless the cache holds the library for them, this compiler and this CPU."""
     if platform.system() != "Linux":
         return Built(library=None, reason=f"the kernels are built on Linux only, this is {platform.system()}")
     compiler = next((path for name in _COMPILERS if (path := shutil.which(name))), None)
@@ -47,7 +47,7 @@ def build_library() -> Built:
 def _compile(compiler: str, library: Path) -> Built:
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:
         made = Path(folder) / library.name
-        command = [compiler, *_FLAGS, str(_SOURCE), "-o", str(made)]
+        command = [compiler, *_FLAGS, *(str(source) for source in _sources(".cpp")), "-o", str(made)]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_PATIENCE_SECONDS)
         if done.returncode:
             complaint = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr[:200])
@@ -58,10 +58,16 @@ def _compile(compiler: str, library: Path) -> Built:
 
 
 def _fingerprint(compiler: str) -> str:
-    """What the library depends on: source, flags, compiler, and the CPU it is compiled for."""
+    """What the library depends on: sources, flags, compiler, and the CPU it is compiled for."""
     stat = Path(compiler).resolve().stat()
     parts = [*_FLAGS, compiler, str(stat.st_size), str(stat.st_mtime_ns), _cpu()]
-    return hashlib.sha256(_SOURCE.read_bytes() + "\0".join(parts).encode()).hexdigest()[:16]
+    sources = b"\0".join(source.read_bytes() for source in _sources(".cpp", ".h"))
+    return hashlib.sha256(sources + "\0".join(parts).encode()).hexdigest()[:16]
+
+
+def _sources(*suffixes: str) -> list[Path]:
+    """Files of these kinds beside this one, in a fixed order."""
+    return sorted(path for path in _FOLDER.iterdir() if path.suffix in suffixes)
 
 
 def _cpu() -> str:
