@@ -25,6 +25,7 @@ usage: groat COMMAND [...]
   resume RUN               go on with a run that was stopped or killed, bit for bit
   runs [FOLDER]            list runs; `groat runs show RUN` prints what a model wrote
   bench w1                 time and memory of one standard piece of work
+  bench memory             planned beside measured memory, on shapes of known models
   doctor                   what groat finds on this machine
 
 examples:
@@ -124,12 +125,17 @@ def _runs(args: list[str]) -> None:
 
 
 def _bench(args: list[str]) -> None:
-    if args[:1] != ["w1"]:
-        raise UserError("groat bench needs the name of the work: groat bench w1 [--json]")
+    work = args[0] if args else ""
+    if work == "w1":
+        from groat.cli.bench import bench_w1
 
-    from groat.cli.bench import bench_w1
+        bench_w1(args[1:])
+    elif work == "memory":
+        from groat.cli.bench_memory import bench_memory
 
-    bench_w1(args[1:])
+        bench_memory(args[1:])
+    else:
+        raise UserError("groat bench needs the name of the work: groat bench w1, or groat bench memory --case NAME")
 
 
 def _doctor(args: list[str]) -> None:

@@ -9,22 +9,14 @@ from typing import Any, Literal
 
 import torch
 from safetensors.torch import save_file
-from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
-from tokenizers.models import BPE
 
 from groat.model.checkpoint import expected_shapes
 from groat.model.families import spec_from_hf_config
+from groat.model.random_checkpoint import NUM_BYTES, SPECIAL_TOKENS, write_byte_tokenizer
 from groat.model.spec import ModelSpec
 
 Family = Literal["llama", "mistral", "qwen2", "qwen3"]
 
-SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
-CHAT_TEMPLATE = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
-
-_NUM_BYTES = 256
 _ARCHITECTURES: dict[Family, str] = {
     "llama": "LlamaForCausalLM",
     "mistral": "MistralForCausalLM",
@@ -32,7 +24,7 @@ _ARCHITECTURES: dict[Family, str] = {
     "qwen3": "Qwen3ForCausalLM",
 }
 _SIZES: dict[str, Any] = {
-    "vocab_size": _NUM_BYTES + len(SPECIAL_TOKENS),
+    "vocab_size": NUM_BYTES + len(SPECIAL_TOKENS),
     "hidden_size": 32,
     "intermediate_size": 64,
     "num_hidden_layers": 2,
@@ -44,8 +36,8 @@ _SIZES: dict[str, Any] = {
     "rope_theta": 10000.0,
     "hidden_act": "silu",
     "tie_word_embeddings": False,
-    "bos_token_id": _NUM_BYTES,
-    "eos_token_id": _NUM_BYTES + SPECIAL_TOKENS.index("<|im_end|>"),
+    "bos_token_id": NUM_BYTES,
+    "eos_token_id": NUM_BYTES + SPECIAL_TOKENS.index("<|im_end|>"),
     "torch_dtype": "float32",
 }
 
@@ -60,7 +52,7 @@ def tiny_model(folder: Path | str, family: Family = "llama", *, seed: int = 0) -
     config = {"architectures": [_ARCHITECTURES[family]], "model_type": family, **_SIZES}
     (folder / "config.json").write_text(json.dumps(config, indent=2))
     save_file(_weights(spec_from_hf_config(config), seed), folder / "model.safetensors", {"format": "pt"})
-    _write_tokenizer(folder)
+    write_byte_tokenizer(folder)
     return folder
 
 
@@ -76,15 +68,3 @@ def _weight(name: str, shape: tuple[int, ...], generator: torch.Generator) -> to
     is_matrix = len(shape) == 2 and not name.endswith("embed_tokens.weight")
     spread = 1 / math.sqrt(shape[1]) if is_matrix else 0.1 if len(shape) == 1 else 1.0
     return torch.randn(shape, generator=generator) * spread
-
-
-def _write_tokenizer(folder: Path) -> None:
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(BPE(vocab={token: index for index, token in enumerate(alphabet)}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in SPECIAL_TOKENS])
-    tokenizer.save(str(folder / "tokenizer.json"))
-    config = {"bos_token": "<|endoftext|>", "eos_token": "<|im_end|>", "tokenizer_class": "PreTrainedTokenizerFast"}
-    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2))
-    (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE)

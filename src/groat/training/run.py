@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from groat.config.load import read_yaml, to_yaml
+from groat.config.sizes import parse_size
 from groat.config.tree import RunConfig
 from groat.kernels.native import kernels_in_use
 from groat.learning.learner import Learner
@@ -45,7 +46,7 @@ class Summary:
     """Sampling, rewards, learning and checkpoints; not loading, not evaluation."""
     peak_gib: float
     predicted_peak_gib: float
-    budget: str | None
+    budget_gib: float | None
     accuracy_before: Evaluation | None
     """avg@k at the sampling temperature."""
     accuracy_after: Evaluation | None
@@ -207,7 +208,7 @@ class _Run:
             train_seconds=round(self._train_seconds, 3),
             peak_gib=round(gib(self._peak_bytes), 3),
             predicted_peak_gib=round(gib(self._built.plan.peak_bytes), 3),
-            budget=config.memory.budget,
+            budget_gib=_budget_gib(config),
             accuracy_before=before.get(average),
             accuracy_after=after.get(average),
             greedy_before=before.get("greedy"),
@@ -361,6 +362,10 @@ class _Run:
     @property
     def _peak_bytes(self) -> int:
         return max(self._earlier_peak, peak_bytes())
+
+
+def _budget_gib(config: RunConfig) -> float | None:
+    return None if config.memory.budget is None else round(gib(parse_size(config.memory.budget)), 3)
 
 
 def _how_to_resume(config: RunConfig) -> str:
