@@ -71,35 +71,75 @@ class Int8Matrix:
 
 
 @dataclass(frozen=True, eq=False)
-class NF4Matrix:
-    """A frozen matrix [N, K] in NF4: two elements a byte, the first in the high half, blocks over the flattened whole.
+class PlainScales:
+    """One fp32 scale for each block."""
 
-    A block's scale is `code[scale_codes] * scale_scales + offset`.
+    values: torch.Tensor
+
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        return (self.values,)
+
+    def pointers(self) -> dict[str, torch.Tensor]:
+        return {"scales": self.values}
+
+    def of(self, blocks: torch.Tensor) -> torch.Tensor:
+        """The scales of blocks by number."""
+        return self.values[blocks]
+
+
+@dataclass(frozen=True, eq=False)
+class DoubleScales:
+    """A byte for each block, and a scale and an offset for every 256 of them: `code[codes] * scales + offsets`.
+
+    A matrix quantized whole has one offset; one made of parts, that of each.
     """
+
+    codes: torch.Tensor
+    scales: torch.Tensor
+    offsets: torch.Tensor
+
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        return self.codes, self.scales, self.offsets
+
+    def pointers(self) -> dict[str, torch.Tensor]:
+        return {
+            "scale_codes": self.codes,
+            "scale_map": dynamic_code(),
+            "scale_scales": self.scales,
+            "scale_offsets": self.offsets,
+        }
+
+    def of(self, blocks: torch.Tensor) -> torch.Tensor:
+        """The scales of blocks by number."""
+        outer = blocks // SCALE_BLOCK
+        return dynamic_code()[self.codes[blocks].long()].mul_(self.scales[outer]).add_(self.offsets[outer])
+
+
+BlockScales = PlainScales | DoubleScales
+
+
+@dataclass(frozen=True, eq=False)
+class NF4Matrix:
+    """A frozen matrix [N, K] in NF4: two elements a byte, the first in the high half, blocks over the flat whole."""
 
     num_rows: int
     num_columns: int
     packed: torch.Tensor
-    scale_codes: torch.Tensor
-    scale_scales: torch.Tensor
-    offset: float
+    scales: BlockScales
 
     @property
     def shape(self) -> tuple[int, int]:
         return self.num_rows, self.num_columns
 
     def tensors(self) -> tuple[torch.Tensor, ...]:
-        return self.packed, self.scale_codes, self.scale_scales
+        return self.packed, *self.scales.tensors()
 
     def rows(self, ids_T: torch.Tensor) -> torch.Tensor:
         """Rows by number, [T, K], fp32."""
         places = (ids_T[:, None] * self.num_columns + torch.arange(self.num_columns)).flatten()
         bytes_ = self.packed[places // 2].long()
         codes = torch.where(places % 2 == 0, bytes_ >> 4, bytes_ & 15)
-        blocks = places // BLOCK
-        scales = dynamic_code()[self.scale_codes[blocks].long()]
-        scales.mul_(self.scale_scales[blocks // SCALE_BLOCK]).add_(self.offset)
-        return scales.mul_(nf4_code()[codes]).view(len(ids_T), -1)
+        return self.scales.of(places // BLOCK).mul_(nf4_code()[codes]).view(len(ids_T), -1)
 
     @functools.cached_property
     def view(self) -> MatrixView:
@@ -107,12 +147,9 @@ class NF4Matrix:
             3,
             self.shape,
             self.packed,
-            scale_codes=self.scale_codes,
-            scale_scales=self.scale_scales,
-            scale_map=dynamic_code(),
-            code=nf4_code(),
-            offset=self.offset,
             block=BLOCK,
+            code=nf4_code(),
+            **self.scales.pointers(),
         )
 
 
@@ -150,9 +187,7 @@ def to_nf4(weight_NK: torch.Tensor) -> NF4Matrix:
         num_rows=weight_NK.shape[0],
         num_columns=weight_NK.shape[1],
         packed=packed,
-        scale_codes=scale_codes,
-        scale_scales=scale_scales,
-        offset=offset.item(),
+        scales=DoubleScales(scale_codes, scale_scales, offset.repeat(len(scale_scales))),
     )
 
 

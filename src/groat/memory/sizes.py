@@ -13,7 +13,7 @@ FRAMEWORK = 330 * 2**20
 
 
 def matrix_bytes(rows: int, columns: int, kind: StorageKind) -> int:
-    """One frozen matrix: int8 has a scale per row; NF4 a byte per 64 weights, and a scale per 256 of those."""
+    """One frozen matrix: int8 has a scale per row; NF4 a byte per 64 weights, and a scale and an offset per 256 of those."""
     weights = rows * columns
     match kind:
         case "f32":
@@ -24,7 +24,7 @@ def matrix_bytes(rows: int, columns: int, kind: StorageKind) -> int:
             return weights + 4 * rows
         case "nf4":
             blocks = -(-weights // 64)
-            return -(-weights // 2) + blocks + 4 * -(-blocks // 256)
+            return -(-weights // 2) + blocks + 8 * -(-blocks // 256)
 
 
 def matrices(spec: ModelSpec) -> dict[str, tuple[int, int]]:

@@ -8,7 +8,7 @@ import torch
 from groat.kernels import ops
 from groat.kernels.matrix import Matrix, dense_of, rows_of, stored
 from groat.kernels.native import choose_kernels
-from groat.kernels.quantized import NF4Matrix, dynamic_code, nf4_code, to_int8, to_nf4
+from groat.kernels.quantized import DoubleScales, NF4Matrix, dynamic_code, nf4_code, to_int8, to_nf4
 from groat.types import StorageKind
 
 KINDS: list[StorageKind] = ["f32", "bf16", "int8", "nf4"]
@@ -58,15 +58,16 @@ def test_nf4_bytes_and_scales_are_those_of_bitsandbytes(shape: tuple[int, int]):
     _, plain = functional.quantize_4bit(weight, blocksize=64, compress_statistics=False, quant_type="nf4")
     assert torch.equal(ours.packed, theirs.flatten())
     assert torch.equal(nf4_code(), state.code)
-    torch.testing.assert_close(dynamic_code(), state.state2.code, rtol=0, atol=1e-9)
-    assert torch.equal(ours.scale_scales, state.state2.absmax)
-    assert ours.offset == state.offset.item() == plain.absmax.mean().item()
+    assert torch.equal(dynamic_code(), state.state2.code)
+    assert isinstance(ours.scales, DoubleScales)
+    assert torch.equal(ours.scales.scales, state.state2.absmax)
+    assert set(ours.scales.offsets.tolist()) == {state.offset.item()} == {plain.absmax.mean().item()}
     # bitsandbytes' compiled quantizer takes the second nearest value now and then: only there may we differ.
-    outer = ours.scale_scales.repeat_interleave(256)[: len(plain.absmax)]
+    outer = ours.scales.scales.repeat_interleave(256)[: len(plain.absmax)]
     exact = ((plain.absmax - state.offset) / outer).double()
     code = dynamic_code().double()
-    is_other = ours.scale_codes != state.absmax
-    errors = [(code[codes.long()] - exact).abs()[is_other] for codes in (ours.scale_codes, state.absmax)]
+    is_other = ours.scales.codes != state.absmax
+    errors = [(code[codes.long()] - exact).abs()[is_other] for codes in (ours.scales.codes, state.absmax)]
     assert (errors[0] < errors[1]).all()
     assert is_other.sum() <= 0.002 * len(is_other)
 
@@ -94,9 +95,9 @@ def test_rows_are_those_of_the_dense_matrix(kernels: str, kind: StorageKind):
 
 
 def test_bytes_of_each_kind():
-    """512 x 640: int8 adds a scale per row; NF4 has 5120 blocks with a byte each, and 20 scales of their own."""
+    """512 x 640: int8 adds a scale per row; NF4 has 5120 blocks with a byte each, and 20 scales and offsets of their own."""
     weight = random(512, 640)
     int8, nf4 = to_int8(weight), to_nf4(weight)
     assert sum(tensor.nbytes for tensor in int8.tensors()) == 512 * 640 + 4 * 512
     assert isinstance(nf4, NF4Matrix)
-    assert sum(tensor.nbytes for tensor in nf4.tensors()) == 512 * 640 // 2 + 5120 + 4 * 20
+    assert sum(tensor.nbytes for tensor in nf4.tensors()) == 512 * 640 // 2 + 5120 + 8 * 20
