@@ -547,10 +547,10 @@ void groat_swiglu_backward(const float* grad, const float* gate_up, float* out, 
   }
 }
 
-// Halves of each head turned by the row's angles; cosines and sines are [M, size / 2]. `sign` -1 turns back.
+// The first 2 `half` numbers of each head turned by the row's angles, the others kept; cosines and sines are [M, half].
+// `sign` -1 turns back.
 void groat_rotate(const float* x, long stride, const float* cosines, const float* sines, float sign, float* out,
-                  long rows, long heads, long size, int threads) {
-  const long half = size / 2;
+                  long rows, long heads, long size, long half, int threads) {
 #pragma omp parallel for schedule(static) num_threads(threads) if (rows * heads * size > 8192)
   for (long row = 0; row < rows; row++)
     for (long head = 0; head < heads; head++) {
@@ -562,6 +562,7 @@ void groat_rotate(const float* x, long stride, const float* cosines, const float
         to_first[i] = a * c[i] - b * sine;
         to_second[i] = b * c[i] + a * sine;
       }
+      std::copy(first + 2 * half, first + size, to_first + 2 * half);
     }
 }
 

@@ -22,7 +22,7 @@ _SIGNATURES: dict[str, Sequence[type]] = {
     "groat_rms_norm_backward": (_POINTER, _POINTER, _POINTER, _POINTER, _POINTER, _LONG, _LONG, _INT),
     "groat_swiglu": (_POINTER, _POINTER, _LONG, _LONG, _INT),
     "groat_swiglu_backward": (_POINTER, _POINTER, _POINTER, _LONG, _LONG, _INT),
-    "groat_rotate": (_POINTER, _LONG, _POINTER, _POINTER, _FLOAT, _POINTER, _LONG, _LONG, _LONG, _INT),
+    "groat_rotate": (_POINTER, _LONG, _POINTER, _POINTER, _FLOAT, _POINTER, _LONG, _LONG, _LONG, _LONG, _INT),
     "groat_attend": (_POINTER, _POINTER, _POINTER, _LONG, _LONG, _LONG, _LONG, _LONG, _INT),
     "groat_remember": (*(_POINTER,) * 6, _LONG, _LONG, _LONG, _LONG),
     "groat_token_logprobs": (*(_POINTER,) * 5, _LONG, _LONG, _INT),

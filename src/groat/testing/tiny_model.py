@@ -16,7 +16,7 @@ from groat.model.checkpoint import expected_shapes
 from groat.model.families import spec_from_hf_config
 from groat.model.spec import ModelSpec
 
-Family = Literal["llama", "mistral", "qwen2", "qwen3"]
+Family = Literal["llama", "mistral", "qwen2", "qwen3", "phi3", "smollm3"]
 
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 CHAT_TEMPLATE = (
@@ -30,6 +30,8 @@ _ARCHITECTURES: dict[Family, str] = {
     "mistral": "MistralForCausalLM",
     "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
+    "phi3": "Phi3ForCausalLM",
+    "smollm3": "SmolLM3ForCausalLM",
 }
 _SIZES: dict[str, Any] = {
     "vocab_size": _NUM_BYTES + len(SPECIAL_TOKENS),
@@ -45,6 +47,7 @@ _SIZES: dict[str, Any] = {
     "hidden_act": "silu",
     "tie_word_embeddings": False,
     "bos_token_id": _NUM_BYTES,
+    "pad_token_id": _NUM_BYTES,
     "eos_token_id": _NUM_BYTES + SPECIAL_TOKENS.index("<|im_end|>"),
     "torch_dtype": "float32",
 }
