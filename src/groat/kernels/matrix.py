@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from groat.kernels.native import MatrixView, native_for
-from groat.kernels.quantized import Int8Matrix, NF4Matrix, to_int8, to_nf4
+from groat.kernels.quantized import Int8Matrix, NF4Matrix, Rows, int8_of, nf4_of, rows_in_ranges
 from groat.types import StorageKind
 
 _ELEMENTS_AT_ONCE = 2**21
@@ -49,25 +49,43 @@ Matrix = torch.Tensor | TiledMatrix | Int8Matrix | NF4Matrix
 
 def stored(weight_NK: torch.Tensor, kind: StorageKind) -> Matrix:
     """The weights as `kind` keeps them; fp32 ones in tiles where the compiled kernels read them."""
+    return stored_rows((weight_NK.shape[0], weight_NK.shape[1]), rows_in_ranges(weight_NK), kind)
+
+
+def stored_rows(shape: tuple[int, int], ranges: Rows, kind: StorageKind) -> Matrix:
+    """The same from rows that come a few at a time: beside what is kept, only those exist."""
     match kind:
         case "f32":
-            return tiled(weight_NK)
+            return _tiled(shape, ranges)
         case "bf16":
-            return weight_NK.bfloat16()
+            return _plain(shape, ranges, torch.bfloat16)
         case "int8":
-            return to_int8(weight_NK)
+            return int8_of(shape, ranges)
         case "nf4":
-            return to_nf4(weight_NK)
+            return nf4_of(shape, ranges)
 
 
-def tiled(weight_NK: torch.Tensor) -> Matrix:
-    """The same weights in tiles, where the compiled kernels read them; else what was given."""
-    if (native := native_for(weight_NK)) is None:
-        return weight_NK
-    columns: int = native.groat_tile_columns()
-    rows, inputs = weight_NK.shape
-    padded = F.pad(weight_NK, (0, 0, 0, -rows % columns))
-    return TiledMatrix(padded.view(-1, columns, inputs).transpose(1, 2).contiguous(), rows)
+def _plain(shape: tuple[int, int], ranges: Rows, dtype: torch.dtype) -> torch.Tensor:
+    weight_NK = torch.empty(shape, dtype=dtype)
+    first = 0
+    for some in ranges:
+        weight_NK[first : first + len(some)] = some
+        first += len(some)
+    return weight_NK
+
+
+def _tiled(shape: tuple[int, int], ranges: Rows) -> Matrix:
+    """In tiles, where the compiled kernels read them; else plain."""
+    if (native := native_for()) is None:
+        return _plain(shape, ranges, torch.float32)
+    width: int = native.groat_tile_columns()
+    tiles_PKC = torch.empty(-(-shape[0] // width), shape[1], width)
+    first = 0
+    for some in ranges:
+        padded = F.pad(some, (0, 0, 0, -len(some) % width)).view(-1, width, shape[1])
+        tiles_PKC[first : first + len(padded)] = padded.transpose(1, 2)
+        first += len(padded)
+    return TiledMatrix(tiles_PKC, shape[0])
 
 
 def rows_of(weight_NK: Matrix, ids_T: torch.Tensor) -> torch.Tensor:

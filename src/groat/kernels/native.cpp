@@ -119,22 +119,27 @@ struct NF4Pairs {
   }
 };
 
-struct NF4 {  // blocks run over the flattened weights and may straddle rows; their scales are quantized themselves
+struct NF4 {  // blocks run over the flattened weights and may straddle rows
   const uint8_t* values;
+  const float* scales;  // one per block; null where they are quantized themselves, into the next four
   const uint8_t* scale_codes;
   const float* scale_map;
-  const float* scale_scales;  // one per 256 blocks
-  float offset;
+  const float* scale_scales;   // one per 256 blocks
+  const float* scale_offsets;  // one per 256 blocks
   long columns;
   int block;
   const NF4Pairs* pairs;
+  float scale(long number) const {
+    if (scales) return scales[number];
+    return scale_map[scale_codes[number]] * scale_scales[number >> 8] + scale_offsets[number >> 8];
+  }
   const float* segment(long row, long column, int count, float* buffer) const {
     long place = row * columns + column;
     const long end = place + count;
     float* to = buffer;
     while (place < end) {
       const long number = place / block, stop = std::min(end, (number + 1) * block);
-      const float factor = scale_map[scale_codes[number]] * scale_scales[number >> 8] + offset;
+      const float factor = scale(number);
       if (place & 1) *to++ = pairs->pair[values[place >> 1]][1] * factor, place++;
 #if defined(__AVX2__)
       const __m256 low = _mm256_loadu_ps(pairs->code), high = _mm256_loadu_ps(pairs->code + 8);
@@ -406,12 +411,12 @@ struct MatrixView {
   int32_t block;
   int64_t rows, columns;
   const void* values;
-  const float* scales;  // int8: per row
+  const float* scales;  // int8: per row; nf4: per block, or null
   const uint8_t* scale_codes;
   const float* scale_map;
   const float* scale_scales;
+  const float* scale_offsets;
   const float* code;
-  float offset;
 };
 
 namespace {
@@ -424,8 +429,8 @@ void with_weights(const MatrixView& view, const Use& use) {
     case 2: return use(Int8{static_cast<const int8_t*>(view.values), view.scales, view.columns});
     default: {
       const NF4Pairs pairs(view.code);
-      return use(NF4{static_cast<const uint8_t*>(view.values), view.scale_codes, view.scale_map, view.scale_scales,
-                     view.offset, view.columns, view.block, &pairs});
+      return use(NF4{static_cast<const uint8_t*>(view.values), view.scales, view.scale_codes, view.scale_map,
+                     view.scale_scales, view.scale_offsets, view.columns, view.block, &pairs});
     }
   }
 }
@@ -542,10 +547,10 @@ void groat_swiglu_backward(const float* grad, const float* gate_up, float* out, 
   }
 }
 
-// Halves of each head turned by the row's angles; cosines and sines are [M, size / 2]. `sign` -1 turns back.
+// The first 2 `half` numbers of each head turned by the row's angles, the others kept; cosines and sines are [M, half].
+// `sign` -1 turns back.
 void groat_rotate(const float* x, long stride, const float* cosines, const float* sines, float sign, float* out,
-                  long rows, long heads, long size, int threads) {
-  const long half = size / 2;
+                  long rows, long heads, long size, long half, int threads) {
 #pragma omp parallel for schedule(static) num_threads(threads) if (rows * heads * size > 8192)
   for (long row = 0; row < rows; row++)
     for (long head = 0; head < heads; head++) {
@@ -557,6 +562,7 @@ void groat_rotate(const float* x, long stride, const float* cosines, const float
         to_first[i] = a * c[i] - b * sine;
         to_second[i] = b * c[i] + a * sine;
       }
+      std::copy(first + 2 * half, first + size, to_first + 2 * half);
     }
 }
 

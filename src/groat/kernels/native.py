@@ -22,11 +22,14 @@ _SIGNATURES: dict[str, Sequence[type]] = {
     "groat_rms_norm_backward": (_POINTER, _POINTER, _POINTER, _POINTER, _POINTER, _LONG, _LONG, _INT),
     "groat_swiglu": (_POINTER, _POINTER, _LONG, _LONG, _INT),
     "groat_swiglu_backward": (_POINTER, _POINTER, _POINTER, _LONG, _LONG, _INT),
-    "groat_rotate": (_POINTER, _LONG, _POINTER, _POINTER, _FLOAT, _POINTER, _LONG, _LONG, _LONG, _INT),
+    "groat_rotate": (_POINTER, _LONG, _POINTER, _POINTER, _FLOAT, _POINTER, _LONG, _LONG, _LONG, _LONG, _INT),
     "groat_attend": (_POINTER, _POINTER, _POINTER, _LONG, _LONG, _LONG, _LONG, _LONG, _INT),
     "groat_remember": (*(_POINTER,) * 6, _LONG, _LONG, _LONG, _LONG),
     "groat_token_logprobs": (*(_POINTER,) * 5, _LONG, _LONG, _INT),
     "groat_logprob_gradient": (*(_POINTER,) * 4, _LONG, _LONG, _INT),
+    "groat_to_nf4": (_POINTER, _LONG, _POINTER, _POINTER, _POINTER, _INT),
+    "groat_to_bytes": (_POINTER, _LONG, _LONG, _POINTER, _POINTER, _POINTER, _INT),
+    "groat_to_int8": (_POINTER, _LONG, _LONG, _POINTER, _POINTER, _INT),
     "groat_draw": (_POINTER, _LONG, _POINTER, _POINTER, _POINTER, _LONG, _LONG, _INT),
 }
 
@@ -36,8 +39,8 @@ class MatrixView(ctypes.Structure):
 
     _fields_ = (
         *(("kind", ctypes.c_int32), ("block", ctypes.c_int32), ("rows", ctypes.c_int64), ("columns", ctypes.c_int64)),
-        *((name, _POINTER) for name in ("values", "scales", "scale_codes", "scale_map", "scale_scales", "code")),
-        ("offset", ctypes.c_float),
+        *((name, _POINTER) for name in ("values", "scales", "scale_codes", "scale_map", "scale_scales")),
+        *((name, _POINTER) for name in ("scale_offsets", "code")),
     )
 
     @classmethod
@@ -48,15 +51,12 @@ class MatrixView(ctypes.Structure):
         values: torch.Tensor,
         *,
         block: int = 0,
-        offset: float = 0.0,
         **others: torch.Tensor,
     ) -> MatrixView:
         """Kinds are those of native.cpp: 0 fp32, 1 bf16, 2 int8, 3 nf4, 4 fp32 in tiles."""
         pointers = {name: tensor.data_ptr() for name, tensor in others.items()}
         rows, columns = shape
-        return cls(
-            kind=kind, block=block, rows=rows, columns=columns, values=values.data_ptr(), offset=offset, **pointers
-        )
+        return cls(kind=kind, block=block, rows=rows, columns=columns, values=values.data_ptr(), **pointers)
 
 
 Kernels = Literal["auto", "torch"]

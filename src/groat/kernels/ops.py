@@ -219,19 +219,24 @@ def swiglu_gradient(grad_TI: torch.Tensor, gate_up_TI: torch.Tensor) -> torch.Te
 
 
 def rotate(input_TAD: torch.Tensor, cos_T1E: torch.Tensor, sin_T1E: torch.Tensor, *, back: bool) -> torch.Tensor:
-    """Rotary position embedding (arXiv:2104.09864), halves paired as Hugging Face stores them; `back` undoes it."""
+    """Rotary position embedding (arXiv:2104.09864), halves paired as Hugging Face stores them; `back` undoes it.
+
+    The first 2 E numbers of each head are turned; the others stay.
+    """
     tokens, heads, size = input_TAD.shape
     output_TAD = torch.empty_like(input_TAD, memory_format=torch.contiguous_format)
     native = native_for(input_TAD, cos_T1E, sin_T1E)
     if native is None or input_TAD.stride(1) != size:
         sin_T1E = -sin_T1E if back else sin_T1E
-        first, second = input_TAD.chunk(2, dim=-1)
-        out_first, out_second = output_TAD.chunk(2, dim=-1)
+        half = cos_T1E.shape[-1]
+        first, second, _ = input_TAD.tensor_split([half, 2 * half], dim=-1)
+        out_first, out_second, _ = output_TAD.tensor_split([half, 2 * half], dim=-1)
+        output_TAD[..., 2 * half :] = input_TAD[..., 2 * half :]
         torch.mul(first, cos_T1E, out=out_first).addcmul_(second, sin_T1E, value=-1)
         torch.mul(second, cos_T1E, out=out_second).addcmul_(first, sin_T1E)
         return output_TAD
     native.groat_rotate(
         *(input_TAD.data_ptr(), input_TAD.stride(0), cos_T1E.data_ptr(), sin_T1E.data_ptr(), -1.0 if back else 1.0),
-        *(output_TAD.data_ptr(), tokens, heads, size, torch.get_num_threads()),
+        *(output_TAD.data_ptr(), tokens, heads, size, cos_T1E.shape[-1], torch.get_num_threads()),
     )
     return output_TAD

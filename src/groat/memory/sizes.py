@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from groat.model.modules import linear_modules
 from groat.model.spec import ModelSpec
 from groat.model.storage import Storage
 from groat.types import StorageKind
@@ -13,7 +14,7 @@ FRAMEWORK = 330 * 2**20
 
 
 def matrix_bytes(rows: int, columns: int, kind: StorageKind) -> int:
-    """One frozen matrix: int8 has a scale per row; NF4 a byte per 64 weights, and a scale per 256 of those."""
+    """One frozen matrix: int8 has a scale per row; NF4 a byte per 64 weights, and two numbers per 256 of those."""
     weights = rows * columns
     match kind:
         case "f32":
@@ -24,7 +25,7 @@ def matrix_bytes(rows: int, columns: int, kind: StorageKind) -> int:
             return weights + 4 * rows
         case "nf4":
             blocks = -(-weights // 64)
-            return -(-weights // 2) + blocks + 4 * -(-blocks // 256)
+            return -(-weights // 2) + blocks + 8 * -(-blocks // 256)
 
 
 def matrices(spec: ModelSpec) -> dict[str, tuple[int, int]]:
@@ -58,9 +59,8 @@ def loading_bytes(spec: ModelSpec, storage: Storage) -> int:
 
 def adapter_bytes(spec: ModelSpec, rank: int) -> int:
     """The trained weights alone; gradients take as much again, AdamW's two moments twice as much."""
-    ins = 3 * spec.hidden_size + spec.query_size + 2 * spec.hidden_size + spec.intermediate_size
-    outs = spec.query_size + 2 * spec.kv_size + spec.hidden_size + 2 * spec.intermediate_size + spec.hidden_size
-    return _FLOAT * spec.num_layers * rank * (ins + outs)
+    modules = [module for parts in linear_modules(spec).values() for module in parts]
+    return _FLOAT * spec.num_layers * rank * sum(module.num_in + module.num_out for module in modules)
 
 
 def layer_input_bytes(spec: ModelSpec) -> int:

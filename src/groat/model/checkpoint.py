@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from groat.kernels.matrix import Matrix
 from groat.model.files import read_json_object
+from groat.model.modules import Module, linear_modules
 from groat.model.spec import ModelSpec
 from groat.model.weights import LayerWeights, Linear, Weights
 from groat.types import UserError
@@ -43,44 +44,36 @@ def read_weights(folder: Path, spec: ModelSpec, store: Store = lambda _, weight_
 
 
 def _layer(tensors: _Tensors, spec: ModelSpec, index: int) -> LayerWeights:
-    prefix, ours = f"model.layers.{index}", f"layers.{index}"
-    attention, mlp = f"{prefix}.self_attn", f"{prefix}.mlp"
+    prefix = f"model.layers.{index}"
+    attention = f"{prefix}.self_attn"
+    linears = {
+        name: tensors.linear(f"layers.{index}.{name}", prefix, parts) for name, parts in linear_modules(spec).items()
+    }
     return LayerWeights(
         input_norm_H=tensors.single(f"{prefix}.input_layernorm.weight"),
-        qkv=tensors.linear(f"{ours}.qkv", [f"{attention}.{part}_proj" for part in "qkv"], spec.qkv_bias),
         query_norm_D=tensors.single(f"{attention}.q_norm.weight") if spec.qk_norm else None,
         key_norm_D=tensors.single(f"{attention}.k_norm.weight") if spec.qk_norm else None,
-        output=tensors.linear(f"{ours}.output", [f"{attention}.o_proj"], spec.output_bias),
         mlp_norm_H=tensors.single(f"{prefix}.post_attention_layernorm.weight"),
-        gate_up=tensors.linear(f"{ours}.gate_up", [f"{mlp}.gate_proj", f"{mlp}.up_proj"], spec.mlp_bias),
-        down=tensors.linear(f"{ours}.down", [f"{mlp}.down_proj"], spec.mlp_bias),
+        **linears,
     )
 
 
 def expected_shapes(spec: ModelSpec) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Every tensor a checkpoint of this shape must hold, by its Hugging Face name."""
-    hidden, inner = spec.hidden_size, spec.intermediate_size
+    hidden = spec.hidden_size
     yield "model.embed_tokens.weight", (spec.vocab_size, hidden)
     yield "model.norm.weight", (hidden,)
     if not spec.tied_head:
         yield "lm_head.weight", (spec.vocab_size, hidden)
-    linears = (
-        ("self_attn.q_proj", spec.query_size, hidden, spec.qkv_bias),
-        ("self_attn.k_proj", spec.kv_size, hidden, spec.qkv_bias),
-        ("self_attn.v_proj", spec.kv_size, hidden, spec.qkv_bias),
-        ("self_attn.o_proj", hidden, spec.query_size, spec.output_bias),
-        ("mlp.gate_proj", inner, hidden, spec.mlp_bias),
-        ("mlp.up_proj", inner, hidden, spec.mlp_bias),
-        ("mlp.down_proj", hidden, inner, spec.mlp_bias),
-    )
+    modules = [module for parts in linear_modules(spec).values() for module in parts]
     for index in range(spec.num_layers):
         prefix = f"model.layers.{index}"
         yield f"{prefix}.input_layernorm.weight", (hidden,)
         yield f"{prefix}.post_attention_layernorm.weight", (hidden,)
-        for name, num_out, num_in, has_bias in linears:
-            yield f"{prefix}.{name}.weight", (num_out, num_in)
-            if has_bias:
-                yield f"{prefix}.{name}.bias", (num_out,)
+        for module in modules:
+            yield f"{prefix}.{module.name}.weight", (module.num_out, module.num_in)
+            if module.has_bias:
+                yield f"{prefix}.{module.name}.bias", (module.num_out,)
         if spec.qk_norm:
             yield f"{prefix}.self_attn.q_norm.weight", (spec.head_dim,)
             yield f"{prefix}.self_attn.k_norm.weight", (spec.head_dim,)
@@ -196,10 +189,11 @@ class _Tensors:
     def matrix(self, ours: str, *names: str) -> Matrix:
         return self._store(ours, self._fused(names))
 
-    def linear(self, ours: str, names: list[str], has_bias: bool) -> Linear:
+    def linear(self, ours: str, prefix: str, parts: Sequence[Module]) -> Linear:
+        names = [f"{prefix}.{part.name}" for part in parts]
         return Linear(
             weight_NK=self.matrix(ours, *(f"{name}.weight" for name in names)),
-            bias_N=self._fused([f"{name}.bias" for name in names]) if has_bias else None,
+            bias_N=self._fused([f"{name}.bias" for name in names]) if parts[0].has_bias else None,
         )
 
     def _fused(self, names: Sequence[str]) -> torch.Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from groat.kernels.matrix import rows_of
-from groat.model.layers import linear, rms_norm, rotary_frequencies, rotate, swiglu
+from groat.model.layers import linear, rms_norm, rotate, rotation, swiglu
 from groat.model.lora import Adapter, LayerAdapter
 from groat.model.spec import ModelSpec
 from groat.model.weights import LayerWeights, Weights
@@ -24,7 +24,6 @@ class Decoder:
     def __init__(self, spec: ModelSpec, weights: Weights) -> None:
         self.spec = spec
         self.weights = weights
-        self._frequencies_E = rotary_frequencies(spec)
 
     def hidden(
         self,
@@ -39,14 +38,12 @@ class Decoder:
 
         With `checkpoint_layers`, only each layer's input is kept and the layer is computed again in backward.
         """
-        angles_T1E = (positions_T[:, None].double() * self._frequencies_E)[:, None, :]
-        dtype = self.weights.dtype
-        rotation = angles_T1E.cos().to(dtype), angles_T1E.sin().to(dtype)
+        turns = rotation(self.spec, positions_T, self.weights.dtype)
         hidden_TH = rows_of(self.weights.embedding_VH, token_ids_T)
         for index, layer in enumerate(self.weights.layers):
             trained = None if adapter is None else adapter.layers[index]
             scale = 0.0 if adapter is None else adapter.scale
-            arguments = (hidden_TH, index, layer, trained, scale, rotation, attend)
+            arguments = (hidden_TH, index, layer, trained, scale, turns, attend)
             if checkpoint_layers:
                 hidden_TH = checkpoint(self._layer, *arguments, use_reentrant=False, preserve_rng_state=False)
                 assert isinstance(hidden_TH, torch.Tensor)
@@ -65,10 +62,14 @@ class Decoder:
         layer: LayerWeights,
         adapter: LayerAdapter | None,
         scale: float,
-        rotation: tuple[torch.Tensor, torch.Tensor],
+        turns: tuple[torch.Tensor, torch.Tensor],
         attend: Attend,
     ) -> torch.Tensor:
-        queries, keys, values = self._qkv(hidden_TH, layer, adapter, scale, rotation)
+        queries, keys, values = self._qkv(hidden_TH, layer, adapter, scale)
+        if index in self.spec.unrotated_layers:
+            queries, keys = queries.contiguous(), keys.contiguous()
+        else:
+            queries, keys = rotate(queries, *turns), rotate(keys, *turns)
         mixed_TN = attend(index, queries, keys, values).flatten(1)
         hidden_TH = hidden_TH + linear(mixed_TN, layer.output, adapter and adapter.output, scale)
         normed = partial(rms_norm, weight_H=layer.mlp_norm_H, epsilon=self.spec.norm_epsilon)
@@ -81,8 +82,8 @@ class Decoder:
         layer: LayerWeights,
         adapter: LayerAdapter | None,
         scale: float,
-        rotation: tuple[torch.Tensor, torch.Tensor],
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Queries and keys before they are turned to their positions, and values."""
         spec = self.spec
         normed = partial(rms_norm, weight_H=layer.input_norm_H, epsilon=spec.norm_epsilon)
         qkv_TN = linear(hidden_TH, layer.qkv, adapter and adapter.qkv, scale, normed)
@@ -92,4 +93,4 @@ class Decoder:
             queries = rms_norm(queries, layer.query_norm_D, spec.norm_epsilon)
             keys = rms_norm(keys, layer.key_norm_D, spec.norm_epsilon)
         # A copy of the values, so that what attention saves does not hold all of qkv.
-        return rotate(queries, *rotation), rotate(keys, *rotation), values.contiguous()
+        return queries, keys, values.contiguous()

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, cast
 
-from groat.model.spec import Llama3RopeScaling, ModelSpec
+from groat.model.spec import Llama3RopeScaling, LongRopeScaling, ModelSpec
 from groat.types import UserError
 
 
@@ -25,6 +25,11 @@ class Family:
     """For a config.json without head_dim; None: hidden_size / heads."""
     window_switch: str | None
     """The key that must be true for sliding_window to count; None: sliding_window counts whenever it is given."""
+    default_rope_theta: float = 10000.0
+    fused_modules: bool = False
+    """Query, key and value are one module of the checkpoint, gate and up another."""
+    has_unrotated_layers: bool = False
+    """config.json's no_rope_layers counts; without it every fourth layer has no positions."""
 
 
 FAMILIES = {
@@ -68,6 +73,29 @@ FAMILIES = {
         default_head_dim=128,
         window_switch="use_sliding_window",
     ),
+    "Phi3ForCausalLM": Family(
+        name="phi3",
+        qkv_bias=False,
+        output_bias=False,
+        mlp_bias=False,
+        qk_norm=False,
+        default_num_kv_heads=None,
+        default_head_dim=None,
+        window_switch=None,
+        fused_modules=True,
+    ),
+    "SmolLM3ForCausalLM": Family(
+        name="smollm3",
+        qkv_bias="attention_bias",
+        output_bias="attention_bias",
+        mlp_bias="mlp_bias",
+        qk_norm=False,
+        default_num_kv_heads=4,
+        default_head_dim=None,
+        window_switch="use_sliding_window",
+        default_rope_theta=2e6,
+        has_unrotated_layers=True,
+    ),
 }
 """By the name in config.json's `architectures`."""
 
@@ -82,9 +110,10 @@ def spec_from_hf_config(config: dict[str, Any], where: str = "config.json") -> M
     num_heads = read.count("num_attention_heads")
     hidden_size = read.count("hidden_size")
     head_dim = read.count("head_dim", family.default_head_dim or hidden_size // num_heads)
+    num_layers = read.count("num_hidden_layers")
     spec = ModelSpec(
         family=family.name,
-        num_layers=read.count("num_hidden_layers"),
+        num_layers=num_layers,
         hidden_size=hidden_size,
         intermediate_size=read.count("intermediate_size"),
         num_heads=num_heads,
@@ -92,7 +121,7 @@ def spec_from_hf_config(config: dict[str, Any], where: str = "config.json") -> M
         head_dim=head_dim,
         vocab_size=read.count("vocab_size"),
         norm_epsilon=read.positive("rms_norm_eps", 1e-6),
-        rope_theta=_rope_theta(read),
+        rope_theta=_rope_theta(read, family),
         rope_scaling=_rope_scaling(read),
         tied_head=read.switch("tie_word_embeddings"),
         qkv_bias=read.bias(family.qkv_bias),
@@ -100,7 +129,15 @@ def spec_from_hf_config(config: dict[str, Any], where: str = "config.json") -> M
         mlp_bias=read.bias(family.mlp_bias),
         qk_norm=family.qk_norm,
         max_context=_max_context(read, family),
+        rotary_share=_rotary_share(read, family),
+        unrotated_layers=_unrotated_layers(read, num_layers) if family.has_unrotated_layers else frozenset(),
+        fused_modules=family.fused_modules,
     )
+    _check_sizes(spec, where)
+    return spec
+
+
+def _check_sizes(spec: ModelSpec, where: str) -> None:
     if spec.num_heads % spec.num_kv_heads:
         raise UserError(
             f"{where}: num_attention_heads is {spec.num_heads}, which is no multiple of num_key_value_heads "
@@ -108,7 +145,17 @@ def spec_from_hf_config(config: dict[str, Any], where: str = "config.json") -> M
         )
     if spec.head_dim % 2:
         raise UserError(f"{where}: head_dim is {spec.head_dim}; rotary positions need an even one. Get the file again.")
-    return spec
+    if spec.rotary_size % 2 or not spec.rotary_size:
+        raise UserError(
+            f"{where}: partial_rotary_factor {spec.rotary_share} of head_dim {spec.head_dim} is {spec.rotary_size}, "
+            "where rotary positions need an even number. Get the file again."
+        )
+    scaling = spec.rope_scaling
+    if isinstance(scaling, LongRopeScaling) and len(scaling.short_factors) != spec.rotary_size // 2:
+        raise UserError(
+            f"{where}: short_factor has {len(scaling.short_factors)} numbers for {spec.rotary_size // 2} rotary "
+            "frequencies. Get the file again."
+        )
 
 
 def _family(config: dict[str, Any], where: str) -> Family:
@@ -134,8 +181,6 @@ def _refuse_what_we_cannot_compute(read: _Reader) -> None:
         )
     if (activation := read.config.get("hidden_act", "silu")) != "silu":
         raise UserError(f"{where}: hidden_act is {activation!r}; groat computes silu only. Choose another model.")
-    if (share := read.config.get("partial_rotary_factor")) not in (None, 1, 1.0):
-        raise UserError(f"{where}: partial_rotary_factor is {share!r}; groat rotates whole heads only.")
 
 
 def _rope_parameters(read: _Reader) -> dict[str, Any]:
@@ -152,21 +197,57 @@ def _rope_parameters(read: _Reader) -> dict[str, Any]:
     return {}
 
 
-def _rope_theta(read: _Reader) -> float:
+def _rope_theta(read: _Reader, family: Family) -> float:
     parameters = _rope_parameters(read)
     if "rope_theta" in parameters:
-        return _Reader(parameters, f"{read.where}: rope_parameters").positive("rope_theta", 10000.0)
-    return read.positive("rope_theta", 10000.0)
+        read = _Reader(parameters, f"{read.where}: rope_parameters")
+    return read.positive("rope_theta", family.default_rope_theta)
 
 
-def _rope_scaling(read: _Reader) -> Llama3RopeScaling | None:
+def _rotary_share(read: _Reader, family: Family) -> float:
     parameters = _rope_parameters(read)
-    kind: Any = parameters.get("rope_type", parameters.get("type", "default"))
-    if kind in ("default", None):
-        return None
-    if kind != "llama3":
-        raise UserError(f"{read.where}: rope scaling {kind!r} is not supported; groat knows default and llama3.")
-    inner = _Reader(parameters, f"{read.where}: rope_parameters")
+    if "partial_rotary_factor" in parameters:
+        read = _Reader(parameters, f"{read.where}: rope_parameters")
+    share = read.positive("partial_rotary_factor", 1.0)
+    if share > 1 or (share < 1 and family.name != "phi3"):
+        raise UserError(
+            f"{read.where}: partial_rotary_factor is {share!r}; groat rotates whole heads, and of Phi-3 a part."
+        )
+    return share
+
+
+def _unrotated_layers(read: _Reader, num_layers: int) -> frozenset[int]:
+    given: Any = read.config.get("no_rope_layers")
+    if given is None:
+        interval = read.count("no_rope_layer_interval", 4)
+        return frozenset(range(interval - 1, num_layers, interval))
+    if not isinstance(given, list) or len(cast(list[Any], given)) < num_layers:
+        raise UserError(f"{read.where}: no_rope_layers is no list of {num_layers} numbers. Get the file again.")
+    return frozenset(index for index in range(num_layers) if not given[index])
+
+
+def _rope_kind(read: _Reader) -> str:
+    parameters = _rope_parameters(read)
+    kind: Any = parameters.get("rope_type", parameters.get("type")) or "default"
+    if kind not in ("default", "llama3", "longrope"):
+        raise UserError(
+            f"{read.where}: rope scaling {kind!r} is not supported; groat knows default, llama3 and longrope."
+        )
+    return kind
+
+
+def _rope_scaling(read: _Reader) -> Llama3RopeScaling | LongRopeScaling | None:
+    match _rope_kind(read):
+        case "llama3":
+            return _llama3_scaling(read)
+        case "longrope":
+            return _long_scaling(read)
+        case _:
+            return None
+
+
+def _llama3_scaling(read: _Reader) -> Llama3RopeScaling:
+    inner = _Reader(_rope_parameters(read), f"{read.where}: rope_parameters")
     scaling = Llama3RopeScaling(
         factor=inner.positive("factor"),
         low_freq_factor=inner.positive("low_freq_factor"),
@@ -178,8 +259,28 @@ def _rope_scaling(read: _Reader) -> Llama3RopeScaling | None:
     return scaling
 
 
+def _long_scaling(read: _Reader) -> LongRopeScaling:
+    inner = _Reader(_rope_parameters(read), f"{read.where}: rope_parameters")
+    original = _original_context(read)
+    factor = inner.positive("factor", read.count("max_position_embeddings") / original)
+    usual = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
+    return LongRopeScaling(
+        short_factors=inner.positives("short_factor"), attention_factor=inner.positive("attention_factor", usual)
+    )
+
+
+def _original_context(read: _Reader) -> int:
+    """What a model with longrope was first trained with; Phi-3 has it beside the scaling rather than in it."""
+    key = "original_max_position_embeddings"
+    if read.config.get(key) is None:
+        read = _Reader(_rope_parameters(read), f"{read.where}: rope_parameters")
+    return read.count(key, least=2)
+
+
 def _max_context(read: _Reader, family: Family) -> int:
     trained = read.count("max_position_embeddings")
+    if _rope_kind(read) == "longrope":
+        trained = min(trained, _original_context(read))
     if read.config.get("sliding_window") is None or not _has_sliding_layers(read, family):
         return trained
     return min(trained, read.count("sliding_window"))
@@ -214,6 +315,14 @@ class _Reader:
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
             raise self._wrong(key, value, "a number above 0")
         return float(value)
+
+    def positives(self, key: str) -> tuple[float, ...]:
+        values = self._value(key, None)
+        if not isinstance(values, list):
+            raise self._wrong(key, values, "a list of numbers above 0")
+        items = {str(place): item for place, item in enumerate(cast(list[Any], values))}
+        inner = _Reader(items, f"{self.where}: {key}")
+        return tuple(inner.positive(place) for place in items)
 
     def switch(self, key: str) -> bool:
         value = self._value(key, False)

@@ -12,7 +12,7 @@ from groat.kernels import ops
 from groat.kernels.matrix import Matrix
 from groat.kernels.ops import adapted_product, product, straight_product
 from groat.model.lora import LoraPair
-from groat.model.spec import ModelSpec
+from groat.model.spec import LongRopeScaling, ModelSpec
 from groat.model.weights import Linear
 
 Prepare = Callable[[torch.Tensor], torch.Tensor]
@@ -173,18 +173,31 @@ class _Rotate(torch.autograd.Function):
 
 
 def rotate(input_TAD: torch.Tensor, cos_T1E: torch.Tensor, sin_T1E: torch.Tensor) -> torch.Tensor:
-    """Differentiable rotary position embedding (arXiv:2104.09864), halves paired as Hugging Face stores them."""
+    """Differentiable rotary position embedding (arXiv:2104.09864), halves paired as Hugging Face stores them.
+
+    Of each head the first 2 E numbers are turned.
+    """
     if not torch.is_grad_enabled():
         return ops.rotate(input_TAD, cos_T1E, sin_T1E, back=False)
     return cast(torch.Tensor, _Rotate.apply(input_TAD, cos_T1E, sin_T1E))
 
 
+def rotation(spec: ModelSpec, positions_T: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """What `rotate` takes for tokens at these positions: cosines and sines [T, 1, E]."""
+    angles_T1E = (positions_T[:, None].double() * rotary_frequencies(spec))[:, None, :]
+    factor = spec.rope_scaling.attention_factor if isinstance(spec.rope_scaling, LongRopeScaling) else 1.0
+    return angles_T1E.cos().mul_(factor).to(dtype), angles_T1E.sin().mul_(factor).to(dtype)
+
+
 def rotary_frequencies(spec: ModelSpec) -> torch.Tensor:
-    """Radians per position of each of the head_dim / 2 planes, with Llama 3's scaling where there is one; float64."""
-    exponents_E = torch.arange(0, spec.head_dim, 2, dtype=torch.float64) / spec.head_dim
+    """Radians per position of each of the rotary_size / 2 planes, scaled where the model says so; float64."""
+    exponents_E = torch.arange(0, spec.rotary_size, 2, dtype=torch.float64) / spec.rotary_size
     # Rounded as transformers rounds them, so that long positions agree.
-    frequencies_E = (1.0 / (spec.rope_theta ** exponents_E.float())).double()
+    periods_E = spec.rope_theta ** exponents_E.float()
     scaling = spec.rope_scaling
+    if isinstance(scaling, LongRopeScaling):
+        return (1.0 / (torch.tensor(scaling.short_factors) * periods_E)).double()
+    frequencies_E = (1.0 / periods_E).double()
     if scaling is None:
         return frequencies_E
     turns_E = scaling.original_max_position_embeddings * frequencies_E / (2 * math.pi)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from groat.config.tree import LoraConfig
+from groat.model.modules import Module, linear_modules
 from groat.model.spec import ModelSpec
 
 
@@ -59,21 +61,16 @@ class Adapter:
 def new_adapter(spec: ModelSpec, config: LoraConfig, generator: torch.Generator) -> Adapter:
     """A's uniform in PEFT's way (Kaiming with a = sqrt 5), B's zero: a new adapter changes nothing."""
 
-    def pair(in_features: int, *out_features: int) -> LoraPair:
-        bound = 1 / math.sqrt(in_features)
-        a_RK = torch.empty(len(out_features) * config.r, in_features)
+    def pair(parts: Sequence[Module]) -> LoraPair:
+        bound = 1 / math.sqrt(parts[0].num_in)
+        a_RK = torch.empty(len(parts) * config.r, parts[0].num_in)
         a_RK.uniform_(-bound, bound, generator=generator)
-        bs_NR = tuple(torch.zeros(size, config.r) for size in out_features)
+        bs_NR = tuple(torch.zeros(part.num_out, config.r) for part in parts)
         for tensor in (a_RK, *bs_NR):
             tensor.requires_grad_(True)
         return LoraPair(a_RK=a_RK, bs_NR=bs_NR)
 
     def layer() -> LayerAdapter:
-        return LayerAdapter(
-            qkv=pair(spec.hidden_size, spec.query_size, spec.kv_size, spec.kv_size),
-            output=pair(spec.query_size, spec.hidden_size),
-            gate_up=pair(spec.hidden_size, spec.intermediate_size, spec.intermediate_size),
-            down=pair(spec.intermediate_size, spec.hidden_size),
-        )
+        return LayerAdapter(**{name: pair(parts) for name, parts in linear_modules(spec).items()})
 
     return Adapter(version=0, config=config, layers=tuple(layer() for _ in range(spec.num_layers)))

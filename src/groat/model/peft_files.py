@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,21 +15,13 @@ from groat.config.tree import LoraConfig
 from groat.model.checkpoint import StoredTensor, check_number_type, read_tensor, stored_in
 from groat.model.files import read_json_object, replace_file, write_json
 from groat.model.lora import Adapter, LayerAdapter, LoraPair
+from groat.model.modules import Module, linear_modules, target_modules
 from groat.model.spec import ModelSpec
 from groat.types import UserError
 
 WEIGHTS_FILE, CONFIG_FILE = "adapter_model.safetensors", "adapter_config.json"
 _PREFIX = "base_model.model.model.layers"
 _VERSION_KEY = "groat_version"
-
-_PARTS = {
-    "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-    "output": ("self_attn.o_proj",),
-    "gate_up": ("mlp.gate_proj", "mlp.up_proj"),
-    "down": ("mlp.down_proj",),
-}
-"""PEFT's module names by LayerAdapter field, in the order of the fused parts."""
-TARGET_MODULES = tuple(name.split(".")[1] for names in _PARTS.values() for name in names)
 
 _HARMLESS: dict[str, tuple[Any, ...]] = {
     "peft_type": ("LORA",),
@@ -58,11 +50,11 @@ def save_peft(adapter: Adapter, spec: ModelSpec, base_name: str, folder: Path) -
     """Write both files, each in one step. A crash leaves the old or the new weights whole."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        config = _peft_config(adapter.config, base_name)
+        config = _peft_config(adapter.config, base_name, target_modules(spec))
         if (folder / CONFIG_FILE).exists() and not _same_lora(folder / CONFIG_FILE, config):
             # Never the new weights under the old scale.
             (folder / CONFIG_FILE).unlink()
-        tensors = _peft_tensors(adapter)
+        tensors = _peft_tensors(adapter, spec)
         metadata = {"format": "pt", _VERSION_KEY: str(adapter.version)}
         replace_file(folder / WEIGHTS_FILE, lambda path: _write_weights(tensors, metadata, path))
         replace_file(folder / CONFIG_FILE, lambda path: write_json(path, config))
@@ -75,17 +67,17 @@ def save_peft(adapter: Adapter, spec: ModelSpec, base_name: str, folder: Path) -
 
 def load_peft(folder: Path, spec: ModelSpec) -> Adapter:
     """The adapter, ready to train; a UserError for a damaged file and for anything but plain LoRA on every layer."""
-    config = _lora_config(folder)
+    config = _lora_config(folder, target_modules(spec))
     path = folder / WEIGHTS_FILE
     if not path.exists():
         raise UserError(f"{folder} has no {WEIGHTS_FILE} (pickled .bin files are never read). Is this an adapter?")
     stored = stored_in(path)
     _check_names_and_shapes(path, stored, spec, config.r)
-    layers = tuple(_layer_adapter(stored, index, config.r) for index in range(spec.num_layers))
+    layers = tuple(_layer_adapter(stored, spec, index, config.r) for index in range(spec.num_layers))
     return Adapter(version=_version(path), config=config, layers=layers)
 
 
-def _peft_config(config: LoraConfig, base_name: str) -> dict[str, Any]:
+def _peft_config(config: LoraConfig, base_name: str, targets: Sequence[str]) -> dict[str, Any]:
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -93,7 +85,7 @@ def _peft_config(config: LoraConfig, base_name: str) -> dict[str, Any]:
         "r": config.r,
         "lora_alpha": config.lora_alpha,
         "lora_dropout": 0.0,
-        "target_modules": list(TARGET_MODULES),
+        "target_modules": list(targets),
         "bias": "none",
         "fan_in_fan_out": False,
         "init_lora_weights": True,
@@ -115,14 +107,15 @@ def _same_lora(path: Path, config: dict[str, Any]) -> bool:
     return all(present.get(key) == config[key] for key in ("r", "lora_alpha"))
 
 
-def _names(layer: int, module: str) -> tuple[str, str]:
-    return f"{_PREFIX}.{layer}.{module}.lora_A.weight", f"{_PREFIX}.{layer}.{module}.lora_B.weight"
+def _names(layer: int, module: Module) -> tuple[str, str]:
+    place = f"{_PREFIX}.{layer}.{module.name}"
+    return f"{place}.lora_A.weight", f"{place}.lora_B.weight"
 
 
-def _peft_tensors(adapter: Adapter) -> dict[str, torch.Tensor]:
+def _peft_tensors(adapter: Adapter, spec: ModelSpec) -> dict[str, torch.Tensor]:
     tensors: dict[str, torch.Tensor] = {}
     for index, layer in enumerate(adapter.layers):
-        for field, modules in _PARTS.items():
+        for field, modules in linear_modules(spec).items():
             pair: LoraPair = getattr(layer, field)
             as_RK = pair.a_RK.detach().split(adapter.config.r)
             for module, a_RK, b_NR in zip(modules, as_RK, pair.bs_NR, strict=True):
@@ -144,7 +137,7 @@ def _write_weights(tensors: dict[str, torch.Tensor], metadata: dict[str, str], p
         file.write(json.dumps(header, separators=(",", ":")).encode().ljust(size))
 
 
-def _lora_config(folder: Path) -> LoraConfig:
+def _lora_config(folder: Path, expected: Sequence[str]) -> LoraConfig:
     path = folder / CONFIG_FILE
     config = read_json_object(path)
     for key, harmless in _HARMLESS.items():
@@ -152,9 +145,10 @@ def _lora_config(folder: Path) -> LoraConfig:
         if not any(value is plain or (value == plain and type(value) is type(plain)) for plain in harmless):
             raise UserError(f"{path}: {key} is {str(value)[:80]}; groat trains plain LoRA only. Use another adapter.")
     targets: Any = config.get("target_modules")
-    if not isinstance(targets, list) or set(map(str, cast(list[Any], targets))) != set(TARGET_MODULES):
+    if not isinstance(targets, list) or set(map(str, cast(list[Any], targets))) != set(expected):
         raise UserError(
-            f"{path}: target_modules is {str(targets)[:120]}; groat's adapters are on {', '.join(TARGET_MODULES)}."
+            f"{path}: target_modules is {str(targets)[:120]}; groat's adapters for this model are on "
+            f"{', '.join(expected)}."
         )
     rank, alpha = config.get("r"), config.get("lora_alpha")
     if (
@@ -171,20 +165,12 @@ def _lora_config(folder: Path) -> LoraConfig:
 
 
 def _expected_shapes(spec: ModelSpec, rank: int) -> Iterator[tuple[str, tuple[int, int]]]:
-    sizes = {
-        "self_attn.q_proj": (spec.hidden_size, spec.query_size),
-        "self_attn.k_proj": (spec.hidden_size, spec.kv_size),
-        "self_attn.v_proj": (spec.hidden_size, spec.kv_size),
-        "self_attn.o_proj": (spec.query_size, spec.hidden_size),
-        "mlp.gate_proj": (spec.hidden_size, spec.intermediate_size),
-        "mlp.up_proj": (spec.hidden_size, spec.intermediate_size),
-        "mlp.down_proj": (spec.intermediate_size, spec.hidden_size),
-    }
+    modules = [module for parts in linear_modules(spec).values() for module in parts]
     for index in range(spec.num_layers):
-        for module, (num_in, num_out) in sizes.items():
+        for module in modules:
             name_a, name_b = _names(index, module)
-            yield name_a, (rank, num_in)
-            yield name_b, (num_out, rank)
+            yield name_a, (rank, module.num_in)
+            yield name_b, (module.num_out, rank)
 
 
 def _check_names_and_shapes(path: Path, stored: dict[str, StoredTensor], spec: ModelSpec, rank: int) -> None:
@@ -204,11 +190,12 @@ def _check_names_and_shapes(path: Path, stored: dict[str, StoredTensor], spec: M
         )
 
 
-def _layer_adapter(stored: dict[str, StoredTensor], index: int, rank: int) -> LayerAdapter:
-    return LayerAdapter(**{field: _pair(stored, index, modules, rank) for field, modules in _PARTS.items()})
+def _layer_adapter(stored: dict[str, StoredTensor], spec: ModelSpec, index: int, rank: int) -> LayerAdapter:
+    parts = linear_modules(spec)
+    return LayerAdapter(**{field: _pair(stored, index, modules, rank) for field, modules in parts.items()})
 
 
-def _pair(stored: dict[str, StoredTensor], index: int, modules: tuple[str, ...], rank: int) -> LoraPair:
+def _pair(stored: dict[str, StoredTensor], index: int, modules: Sequence[Module], rank: int) -> LoraPair:
     names = [_names(index, module) for module in modules]
     a_RK = torch.empty(len(modules) * rank, stored[names[0][0]].shape[1])
     bs_NR = tuple(torch.empty(stored[name_b].shape) for _, name_b in names)

@@ -1,4 +1,4 @@
-"""A dense decoder family described as data: what differs between Llama, Qwen and Mistral."""
+"""A dense decoder family described as data: what differs between Llama, Qwen, Mistral, Phi-3 and SmolLM3."""
 
 from __future__ import annotations
 
@@ -16,11 +16,24 @@ class Llama3RopeScaling:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LongRopeScaling:
+    """LongRoPE (arXiv:2402.13753) up to the context that the model was first trained with.
+
+    Longer sequences take other factors, for their first tokens too; groat does not compute those.
+    """
+
+    short_factors: tuple[float, ...]
+    """What each rotary frequency is divided by."""
+    attention_factor: float
+    """What rotated queries and keys are multiplied by."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:
     """The shape of a decoder. Sizes are counts, not bytes."""
 
     family: str
-    """llama, mistral, qwen2 or qwen3."""
+    """llama, mistral, qwen2, qwen3, phi3 or smollm3."""
     num_layers: int
     hidden_size: int
     intermediate_size: int
@@ -30,7 +43,7 @@ class ModelSpec:
     vocab_size: int
     norm_epsilon: float
     rope_theta: float
-    rope_scaling: Llama3RopeScaling | None
+    rope_scaling: Llama3RopeScaling | LongRopeScaling | None
     tied_head: bool
     """The head is the embedding's own tensor."""
     qkv_bias: bool
@@ -41,6 +54,16 @@ class ModelSpec:
     """Queries and keys pass through an RMSNorm per head before RoPE (Qwen3)."""
     max_context: int
     """Tokens a sequence may have: the trained positions, or the sliding window if that is shorter."""
+    rotary_share: float = 1.0
+    """The part of each head that is rotated, from its beginning."""
+    unrotated_layers: frozenset[int] = frozenset()
+    """Layers without positions (SmolLM3)."""
+    fused_modules: bool = False
+    """The checkpoint has query, key and value in one module, gate and up in another (Phi-3)."""
+
+    @property
+    def rotary_size(self) -> int:
+        return int(self.head_dim * self.rotary_share)
 
     @property
     def query_size(self) -> int:

@@ -15,13 +15,15 @@ from groat.model.families import spec_from_hf_config
 from groat.model.random_checkpoint import NUM_BYTES, SPECIAL_TOKENS, write_byte_tokenizer
 from groat.model.spec import ModelSpec
 
-Family = Literal["llama", "mistral", "qwen2", "qwen3"]
+Family = Literal["llama", "mistral", "qwen2", "qwen3", "phi3", "smollm3"]
 
 _ARCHITECTURES: dict[Family, str] = {
     "llama": "LlamaForCausalLM",
     "mistral": "MistralForCausalLM",
     "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
+    "phi3": "Phi3ForCausalLM",
+    "smollm3": "SmolLM3ForCausalLM",
 }
 _SIZES: dict[str, Any] = {
     "vocab_size": NUM_BYTES + len(SPECIAL_TOKENS),
@@ -37,6 +39,7 @@ _SIZES: dict[str, Any] = {
     "hidden_act": "silu",
     "tie_word_embeddings": False,
     "bos_token_id": NUM_BYTES,
+    "pad_token_id": NUM_BYTES,
     "eos_token_id": NUM_BYTES + SPECIAL_TOKENS.index("<|im_end|>"),
     "torch_dtype": "float32",
 }

@@ -66,12 +66,12 @@ def _check_is_lora(peft_config: Any) -> None:
 
 
 def _target_problems(target_modules: str | Collection[str] | None) -> list[str]:
-    from groat.model.peft_files import TARGET_MODULES  # loads torch
+    from groat.model.modules import FUSED_TARGET_MODULES, TARGET_MODULES
 
     if target_modules is None or target_modules == "all-linear":
         return []
     names = {target_modules} if isinstance(target_modules, str) else set(target_modules)
-    if names == set(TARGET_MODULES):
+    if names in (set(TARGET_MODULES), set(FUSED_TARGET_MODULES)):
         return []
     wrong = sorted(names - set(TARGET_MODULES))
     missing = sorted(set(TARGET_MODULES) - names)

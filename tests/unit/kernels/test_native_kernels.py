@@ -15,7 +15,7 @@ from groat.kernels import ops
 from groat.kernels.attend import attend_segments, remember
 from groat.kernels.build import build_library
 from groat.kernels.draw import draw_tokens
-from groat.kernels.matrix import TiledMatrix, dense_of, rows_of, tiled
+from groat.kernels.matrix import TiledMatrix, dense_of, rows_of, stored
 from groat.kernels.native import choose_kernels, native_for
 from groat.model.attention import attend_block_by_matmul
 
@@ -44,7 +44,7 @@ def test_products_are_those_of_float64(rows: int, outputs: int, inputs: int, wit
     x, weight, grad = random(rows, inputs), random(outputs, inputs, seed=1), random(rows, outputs, seed=2)
     bias = random(outputs, seed=3) if with_bias else None
     expected = torch.nn.functional.linear(x.double(), weight.double(), None if bias is None else bias.double())
-    in_tiles = tiled(weight)
+    in_tiles = stored(weight, "f32")
     assert isinstance(in_tiles, TiledMatrix)
     atol = 1e-5 * inputs**0.5
     close(ops.product(x, weight, bias), expected, atol)
@@ -60,14 +60,14 @@ def test_adapted_product_adds_each_part_its_own_adapter(rows: int, inputs: int, 
     bs = [random(size, rank, seed=10 + index) for index, size in enumerate(sizes)]
     parts = zip(a.double().split(rank), bs, strict=True)
     merged = weight.double() + scale * torch.cat([b.double() @ part for part, b in parts])
-    for matrix in (weight, tiled(weight)):
+    for matrix in (weight, stored(weight, "f32")):
         adapted = ops.adapted_product(x, matrix, None, a, bs, scale)
         close(adapted.output_TN, x.double() @ merged.T, 3e-5 * inputs**0.5)
         close(adapted.down_TR, x.double() @ a.double().T, 1e-5 * inputs**0.5)
 
 
 def test_a_row_does_not_depend_on_the_rows_beside_it():
-    x, weight = random(200, 300), tiled(random(100, 300, seed=1))
+    x, weight = random(200, 300), stored(random(100, 300, seed=1), "f32")
     together = ops.product(x, weight)
     for start, end in ((0, 1), (3, 9), (100, 200)):
         assert torch.equal(ops.product(x[start:end], weight), together[start:end])
@@ -75,7 +75,7 @@ def test_a_row_does_not_depend_on_the_rows_beside_it():
 
 def test_tiles_give_back_rows_and_the_whole():
     weight = random(37, 11)
-    matrix = tiled(weight)
+    matrix = stored(weight, "f32")
     ids = torch.tensor([0, 36, 16, 15, 36])
     assert torch.equal(dense_of(matrix), weight)
     assert torch.equal(rows_of(matrix, ids), weight[ids])
@@ -107,14 +107,17 @@ def test_elementwise_kernels_are_those_of_torch(size: int):
         torch.testing.assert_close(found, expected, rtol=2e-6, atol=2e-6)
 
 
-def test_rotation_of_a_slice_of_a_fused_projection_and_back():
+@pytest.mark.parametrize("half", [4, 3])
+def test_rotation_of_a_slice_of_a_fused_projection_and_back(half: int):
+    """Of heads of 8, all or the first 6 are turned."""
     fused = random(5, 6, 8)
     queries = fused[:, 1:5]
-    angles = random(5, 1, 4, seed=1)
+    angles = random(5, 1, half, seed=1)
     cos, sin = angles.cos(), angles.sin()
     turned = ops.rotate(queries, cos, sin, back=False)
     torch.testing.assert_close(turned, with_torch(lambda: ops.rotate(queries, cos, sin, back=False)))
     torch.testing.assert_close(ops.rotate(turned, cos, sin, back=True), queries, rtol=1e-5, atol=1e-6)
+    assert torch.equal(turned[..., 2 * half :], queries[..., 2 * half :])
 
 
 @pytest.mark.parametrize("vocabulary", [1, 5, 1024, 5000])

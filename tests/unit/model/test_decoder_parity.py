@@ -22,7 +22,7 @@ from groat.sampling.native.sampler import NativeSampler
 from groat.trees import Node
 from groat.types import Problem, Prompt
 
-FAMILIES = ("llama", "llama with biases", "llama3", "mistral", "qwen2", "qwen3")
+FAMILIES = ("llama", "llama with biases", "llama3", "mistral", "qwen2", "qwen3", "phi3", "phi4-mini", "smollm3")
 LIMIT = 1e-4
 NUM_GREEDY = 64
 

@@ -1,7 +1,7 @@
 import pytest
 
 from groat.model.families import spec_from_hf_config
-from groat.model.spec import Llama3RopeScaling
+from groat.model.spec import Llama3RopeScaling, LongRopeScaling
 from groat.types import UserError
 
 LLAMA_4_LAYOUT = {
@@ -24,6 +24,14 @@ SCALING = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 8192,
 }
+PHI4_MINI = LLAMA_4_LAYOUT | {
+    "architectures": ["Phi3ForCausalLM"],
+    "max_position_embeddings": 131072,
+    "original_max_position_embeddings": 4096,
+    "partial_rotary_factor": 0.75,
+    "rope_scaling": {"type": "longrope", "short_factor": [1.0] * 6, "long_factor": [2.0] * 6},
+}
+SMOLLM3 = LLAMA_4_LAYOUT | {"architectures": ["SmolLM3ForCausalLM"]}
 QWEN2 = LLAMA_4_LAYOUT | {"architectures": ["Qwen2ForCausalLM"], "sliding_window": 256, "max_window_layers": 1}
 
 
@@ -57,6 +65,19 @@ def test_qwen2_has_qkv_bias_alone_and_qwen3_norms_queries_and_keys():
     assert (qwen3.qkv_bias, qwen3.output_bias, qwen3.qk_norm, qwen3.head_dim) == (False, False, True, 128)
 
 
+def test_phi4_mini_rotates_three_quarters_of_a_head_and_keeps_to_the_context_it_was_first_trained_with():
+    spec = spec_from_hf_config(PHI4_MINI)
+    assert (spec.fused_modules, spec.rotary_size, spec.head_dim, spec.max_context) == (True, 12, 16, 4096)
+    # 131072 is 32 times 4096 = 2^12: sqrt(1 + 5 / 12).
+    assert spec.rope_scaling == LongRopeScaling(short_factors=(1.0,) * 6, attention_factor=pytest.approx(1.190238))
+
+
+def test_every_fourth_layer_of_smollm3_has_no_positions_unless_it_says_otherwise():
+    assert spec_from_hf_config(SMOLLM3 | {"num_hidden_layers": 9}).unrotated_layers == {3, 7}
+    assert spec_from_hf_config(SMOLLM3 | {"no_rope_layers": [0, 1, 1, 0]}).unrotated_layers == {0}
+    assert spec_from_hf_config(LLAMA_4_LAYOUT | {"no_rope_layers": [0, 1, 1]}).unrotated_layers == frozenset()
+
+
 @pytest.mark.parametrize(
     ("config", "max_context"),
     [
@@ -86,6 +107,14 @@ def test_a_sliding_window_in_use_limits_the_context(config, max_context):
         ({"rope_parameters": {"full_attention": {"rope_theta": 1}}}, ["rope_parameters"]),
         ({"quantization_config": {"quant_method": "gptq"}}, ["quantized"]),
         ({"partial_rotary_factor": 0.5}, ["partial_rotary_factor"]),
+        ({"rope_parameters": {"partial_rotary_factor": 0.5}}, ["rope_parameters", "partial_rotary_factor"]),
+        (PHI4_MINI | {"partial_rotary_factor": 1.5}, ["partial_rotary_factor"]),
+        (PHI4_MINI | {"partial_rotary_factor": 0.2}, ["partial_rotary_factor 0.2", "is 3"]),
+        (PHI4_MINI | {"partial_rotary_factor": 0.5}, ["short_factor has 6 numbers for 4"]),
+        (PHI4_MINI | {"rope_scaling": {"type": "longrope", "short_factor": [0.0]}}, ["short_factor", "0.0"]),
+        (PHI4_MINI | {"rope_scaling": {"type": "longrope", "short_factor": "1"}}, ["short_factor", "list"]),
+        (PHI4_MINI | {"original_max_position_embeddings": None}, ["original_max_position_embeddings"]),
+        (SMOLLM3 | {"no_rope_layers": [1, 0]}, ["no_rope_layers", "list of 3"]),
         ({"hidden_size": None}, ["hidden_size"]),
         ({"hidden_size": "64"}, ["hidden_size", "'64'"]),
         ({"hidden_size": -1}, ["hidden_size"]),

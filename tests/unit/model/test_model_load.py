@@ -43,9 +43,13 @@ def assert_fused_equals(loaded: LoadedModel, state: dict[str, torch.Tensor]) -> 
         at, mlp = f"model.layers.{index}.self_attn", f"model.layers.{index}.mlp"
         same(layer.input_norm_H, f"model.layers.{index}.input_layernorm.weight")
         same(layer.mlp_norm_H, f"model.layers.{index}.post_attention_layernorm.weight")
-        same(layer.qkv.weight_NK, f"{at}.q_proj.weight", f"{at}.k_proj.weight", f"{at}.v_proj.weight")
+        if loaded.spec.fused_modules:
+            same(layer.qkv.weight_NK, f"{at}.qkv_proj.weight")
+            same(layer.gate_up.weight_NK, f"{mlp}.gate_up_proj.weight")
+        else:
+            same(layer.qkv.weight_NK, f"{at}.q_proj.weight", f"{at}.k_proj.weight", f"{at}.v_proj.weight")
+            same(layer.gate_up.weight_NK, f"{mlp}.gate_proj.weight", f"{mlp}.up_proj.weight")
         same(layer.output.weight_NK, f"{at}.o_proj.weight")
-        same(layer.gate_up.weight_NK, f"{mlp}.gate_proj.weight", f"{mlp}.up_proj.weight")
         same(layer.down.weight_NK, f"{mlp}.down_proj.weight")
         if loaded.spec.qkv_bias:
             same(layer.qkv.bias_N, f"{at}.q_proj.bias", f"{at}.k_proj.bias", f"{at}.v_proj.bias")

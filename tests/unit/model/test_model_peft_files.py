@@ -10,15 +10,18 @@ from groat.config.tree import LoraConfig
 from groat.model.families import spec_from_hf_config
 from groat.model.lora import Adapter, new_adapter
 from groat.model.peft_files import load_peft, save_peft
+from groat.model.spec import ModelSpec
 from groat.types import UserError
 
 MODEL = tiny_transformers_model("llama")
 SPEC = spec_from_hf_config(MODEL.config.to_dict())
+PHI = tiny_transformers_model("phi3")
+PHI_SPEC = spec_from_hf_config(PHI.config.to_dict())
 
 
-def random_adapter(rank: int = 3, alpha: float = 5.0, version: int = 12) -> Adapter:
+def random_adapter(rank: int = 3, alpha: float = 5.0, version: int = 12, spec: ModelSpec = SPEC) -> Adapter:
     generator = torch.Generator().manual_seed(1)
-    adapter = new_adapter(SPEC, LoraConfig(r=rank, lora_alpha=alpha), generator)
+    adapter = new_adapter(spec, LoraConfig(r=rank, lora_alpha=alpha), generator)
     with torch.no_grad():
         for tensor in adapter.named_tensors().values():
             tensor.normal_(0, 0.2, generator=generator)
@@ -89,6 +92,46 @@ def test_an_adapter_saved_by_peft_itself_is_read(tmp_path):
     saved = load_file(tmp_path / "adapter_model.safetensors")
     key = saved["base_model.model.model.layers.1.self_attn.k_proj.lora_A.weight"]
     assert torch.equal(back.layers[1].qkv.a_RK[2:4], key)
+
+
+def test_phi3s_fused_modules_have_one_a_and_one_b_as_in_peft(tmp_path):
+    """Query, key and value share the r rows of A: what PEFT trains, and merging by hand gives."""
+    adapter = random_adapter(spec=PHI_SPEC)
+    assert [tuple(tensor.shape) for tensor in (adapter.layers[0].qkv.a_RK, *adapter.layers[0].qkv.bs_NR)] == [
+        (3, 24),
+        (64, 3),
+    ]
+    save_peft(adapter, PHI_SPEC, "tiny", tmp_path)
+    theirs = PeftModel.from_pretrained(copy.deepcopy(PHI), tmp_path)
+    merged = copy.deepcopy(PHI)
+    with torch.no_grad():
+        for layer, ours in zip(merged.model.layers, adapter.layers, strict=True):
+            at, mlp = layer.self_attn, layer.mlp
+            for pair, module in (
+                (ours.qkv, at.qkv_proj),
+                (ours.output, at.o_proj),
+                (ours.gate_up, mlp.gate_up_proj),
+                (ours.down, mlp.down_proj),
+            ):
+                module.weight += adapter.scale * pair.bs_NR[0] @ pair.a_RK
+        ids = torch.arange(2, 40).unsqueeze(0)
+        expected = merged(ids).logits
+        assert (expected - PHI(ids).logits).abs().max() > 0.1
+        assert torch.allclose(theirs(ids).logits, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_an_adapter_of_phi3_saved_by_peft_itself_is_read(tmp_path):
+    import peft
+
+    targets = ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]
+    config = peft.LoraConfig(r=2, lora_alpha=4, target_modules=targets, task_type="CAUSAL_LM")
+    peft.get_peft_model(copy.deepcopy(PHI), config).save_pretrained(tmp_path)
+    back = load_peft(tmp_path, PHI_SPEC)
+    saved = load_file(tmp_path / "adapter_model.safetensors")
+    gate_up = saved["base_model.model.model.layers.1.mlp.gate_up_proj.lora_A.weight"]
+    assert torch.equal(back.layers[1].gate_up.a_RK, gate_up)
+    with pytest.raises(UserError, match="qkv_proj"):
+        load_peft(tmp_path, SPEC)
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,15 @@ from transformers import (
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
     PreTrainedModel,
     Qwen2Config,
     Qwen2ForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
+    SmolLM3Config,
+    SmolLM3ForCausalLM,
 )
 
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -46,6 +50,14 @@ LLAMA3_ROPE = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }
+PHI4_MINI_ROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 10000.0,
+    "partial_rotary_factor": 0.75,
+    "short_factor": [1.0, 1.1, 1.3],
+    "long_factor": [1.0, 2.0, 4.0],
+    "original_max_position_embeddings": 128,
+}
 
 CLASSES = {
     "llama": (LlamaConfig, LlamaForCausalLM, {"tie_word_embeddings": True}),
@@ -54,6 +66,18 @@ CLASSES = {
     "mistral": (MistralConfig, MistralForCausalLM, {"sliding_window": 128}),
     "qwen2": (Qwen2Config, Qwen2ForCausalLM, {"tie_word_embeddings": True}),
     "qwen3": (Qwen3Config, Qwen3ForCausalLM, {}),
+    "phi3": (Phi3Config, Phi3ForCausalLM, {}),
+    "phi4-mini": (
+        Phi3Config,
+        Phi3ForCausalLM,
+        {
+            "hidden_size": 32,
+            "original_max_position_embeddings": 128,
+            "rope_parameters": PHI4_MINI_ROPE,
+            "tie_word_embeddings": True,
+        },
+    ),
+    "smollm3": (SmolLM3Config, SmolLM3ForCausalLM, {"num_hidden_layers": 5, "tie_word_embeddings": True}),
 }
 
 

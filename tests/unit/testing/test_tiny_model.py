@@ -1,6 +1,7 @@
 """A tiny model of every family is a whole model, and its seed decides it."""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -10,13 +11,14 @@ from groat.config.tree import ModelConfig
 from groat.kernels.matrix import dense_of
 from groat.model.load import LoadedModel, load_model
 from groat.testing import tiny_model
+from groat.testing.tiny_model import Family
 
 
 def loaded(folder: Path, family: str = "llama", seed: int = 0) -> LoadedModel:
     return load_model(ModelConfig(name=str(tiny_model(folder, family, seed=seed))))
 
 
-@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3"])
+@pytest.mark.parametrize("family", get_args(Family))
 def test_every_family_loads_with_its_own_parts(tmp_path: Path, family: str):
     model = loaded(tmp_path, family)
     assert model.spec.family == family
@@ -25,7 +27,7 @@ def test_every_family_loads_with_its_own_parts(tmp_path: Path, family: str):
     assert model.spec.qk_norm == (family == "qwen3")
 
 
-@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3"])
+@pytest.mark.parametrize("family", get_args(Family))
 def test_transformers_finds_every_weight(tmp_path: Path, family: str):
     folder = str(tiny_model(tmp_path, family))
     model, report = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)

@@ -1,0 +1,102 @@
+// Rounding frozen weights to 8 and 4 bits as they are loaded, to the same bytes as quantized.py does with torch.
+//
+// Plain loops that the compiler makes wide. Largest magnitudes are found on the bits, where they are whole numbers:
+// infinities and NaN come out above every number, and the caller refuses them.
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+
+namespace {
+
+constexpr int NF4_VALUES = 16, NF4_BLOCK = 64;
+constexpr uint8_t NF4_ZERO = 7;
+constexpr float SMALLEST = 1e-38f;          // what a block of zeros is divided by, as in bitsandbytes
+constexpr float NEAREST_WHOLE = 12582912.0f;  // 1.5 * 2^23: added and taken away, it rounds halves to even
+
+float largest_magnitude(const float* from, long count) {
+  int32_t largest = 0;
+  for (long i = 0; i < count; i++) {
+    int32_t bits;
+    std::memcpy(&bits, from + i, sizeof bits);
+    largest = std::max(largest, bits & 0x7FFFFFFF);
+  }
+  float magnitude;
+  std::memcpy(&magnitude, &largest, sizeof magnitude);
+  return magnitude;
+}
+
+// Values relative to their largest magnitude. Whole blocks times the reciprocal, an unfinished one divided: the last bit
+// decides some bytes.
+void make_relative(const float* from, int count, int block, float scale, float* relative) {
+  const float divisor = std::max(scale, SMALLEST), reciprocal = 1.0f / divisor;
+  if (count == block)
+    for (int i = 0; i < block; i++) relative[i] = from[i] * reciprocal;
+  else
+    for (int i = 0; i < count; i++) relative[i] = from[i] / divisor;
+}
+
+typedef float Floats __attribute__((vector_size(64), aligned(4)));
+typedef int32_t Ints __attribute__((vector_size(64), aligned(4)));
+
+// The number of the nearest of 16 values: how many of the middles between them lie below.
+void nearest_of_16(const float* relative, const float* middles, int32_t* codes) {
+  for (int i = 0; i < NF4_BLOCK; i += 16) {
+    const Floats here = *reinterpret_cast<const Floats*>(relative + i);
+    Ints code = {};
+#pragma GCC unroll 15
+    for (int value = 0; value < NF4_VALUES - 1; value++) code -= here > middles[value];
+    *reinterpret_cast<Ints*>(codes + i) = code;
+  }
+}
+
+}  // namespace
+
+extern "C" {
+
+// Blocks of 64, two codes a byte; the caller begins with a whole byte and ends the last byte of an odd count itself.
+void groat_to_nf4(const float* values, long count, const float* middles, uint8_t* packed, float* scales, int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads)
+  for (long start = 0; start < count; start += NF4_BLOCK) {
+    const int size = int(std::min(long(NF4_BLOCK), count - start));
+    float relative[NF4_BLOCK] = {};
+    int32_t codes[NF4_BLOCK];
+    const float scale = largest_magnitude(values + start, size);
+    make_relative(values + start, size, NF4_BLOCK, scale, relative);
+    nearest_of_16(relative, middles, codes);
+    if (size % 2) codes[size] = NF4_ZERO;
+    uint8_t* to = packed + start / 2;
+    for (int i = 0; i < (size + 1) / 2; i++) to[i] = uint8_t(codes[2 * i] << 4 | codes[2 * i + 1]);
+    scales[start / NF4_BLOCK] = size == NF4_BLOCK ? scale : std::max(scale, SMALLEST);
+  }
+}
+
+// The same for 256 values in blocks of up to 256, a byte for each: how NF4's scales are stored.
+void groat_to_bytes(const float* values, long count, long block, const float* middles, uint8_t* codes, float* scales,
+                    int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads)
+  for (long start = 0; start < count; start += block) {
+    const int size = int(std::min(block, count - start));
+    float relative[256];
+    const float scale = largest_magnitude(values + start, size);
+    make_relative(values + start, size, int(block), scale, relative);
+    for (int i = 0; i < size; i++) codes[start + i] = uint8_t(std::lower_bound(middles, middles + 255, relative[i]) - middles);
+    scales[start / block] = scale;
+  }
+}
+
+// A scale per row: 127 steps either side of zero; a row of zeros keeps a scale that can be divided by.
+void groat_to_int8(const float* values, long rows, long columns, int8_t* codes, float* scales, int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads)
+  for (long row = 0; row < rows; row++) {
+    const float* from = values + row * columns;
+    const float step = largest_magnitude(from, columns) / 127.0f, scale = step == 0.0f ? 1.0f : step;
+    for (long i = 0; i < columns; i++) {
+      const float steps = std::min(std::max(from[i] / scale, -127.0f), 127.0f);
+      codes[row * columns + i] = int8_t((steps + NEAREST_WHOLE) - NEAREST_WHOLE);
+    }
+    scales[row] = scale;
+  }
+}
+
+}  // extern "C"
