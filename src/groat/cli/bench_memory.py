@@ -1,4 +1,4 @@
-"""`groat bench memory`: whole GRPO steps on a model of a given shape with random weights, predicted and measured peak."""
+"""`groat bench memory`: whole GRPO steps on random weights of a known shape, predicted beside measured peak."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ def _options(args: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="groat bench memory",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Whole GRPO steps on a model of a known shape with random weights, which are written to disk first\n"
-        "(2 bytes a weight): the peak that was planned beside the one that was measured (VmHWM of the\n"
-        "process, everything included).",
+        description="Whole GRPO steps on a model of a known shape with random weights, which are written to disk\n"
+        "first (2 bytes a weight): the peak that was planned beside the one that was measured (VmHWM of\n"
+        "the process, everything included).",
         epilog="cases:\n" + "\n".join(f"  {name:<28}{case.words}" for name, case in CASES.items()),
     )
     parser.add_argument("--case", required=True, metavar="NAME", help="one of the cases below")
@@ -135,9 +135,7 @@ def _write_recipe(folder: Path, model: Path, case: MemoryCase) -> Path:
         sampling=SamplingConfig(
             num_generations=case.num_generations,
             max_completion_length=case.completion_tokens,
-            min_completion_length=case.completion_tokens
-            if case.shortest_completion is None
-            else case.shortest_completion,
+            min_completion_length=case.completion_tokens if case.completion_tokens is None else case.completion_tokens,
         ),
         training=TrainingConfig(
             max_steps=case.steps,

@@ -57,16 +57,14 @@ class MemoryCase:
     num_generations: int = 8
     prompt_tokens: int = 128
     completion_tokens: int = 512
-    shortest_completion: int | None = None
-    """Stop tokens may be drawn from here on; None: every completion has `completion_tokens`."""
     steps: int = 2
     """Two, so that AdamW's moments are there while the second samples and learns."""
 
     @property
     def words(self) -> str:
         return (
-            f"{self.num_prompts} x {self.num_generations} completions of {self.completion_tokens}, prompts of "
-            f"{self.prompt_tokens}, {self.storage or 'storage chosen'}, {self.budget or 'no'} budget, {self.steps} steps"
+            f"{self.num_prompts} x {self.num_generations} completions of {self.completion_tokens} on prompts of "
+            f"{self.prompt_tokens}, {self.storage or 'any storage'}, {self.budget or 'no'} budget, {self.steps} steps"
         )
 
     def prompts(self) -> Iterator[str]:
