@@ -76,7 +76,7 @@ class Algorithm(Protocol):
 
 
 def mean_metric(values_N: Tensor) -> Metric:
-    return Metric(kind="mean", value=values_N.detach().sum(), count=values_N.numel())
+    return Metric(kind="mean", value=values_N.detach().sum(dtype=torch.float64), count=values_N.numel())
 
 
 def min_metric(values_N: Tensor) -> Metric:

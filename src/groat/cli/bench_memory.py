@@ -135,7 +135,7 @@ def _write_recipe(folder: Path, model: Path, case: MemoryCase) -> Path:
         sampling=SamplingConfig(
             num_generations=case.num_generations,
             max_completion_length=case.completion_tokens,
-            min_completion_length=case.completion_tokens if case.completion_tokens is None else case.completion_tokens,
+            min_completion_length=case.completion_tokens,
         ),
         training=TrainingConfig(
             max_steps=case.steps,

@@ -28,9 +28,14 @@ def plan_command(args: list[str]) -> None:
     config = from_command_line(args, read_recipe(recipe), "groat plan", _DESCRIPTION)
 
     from groat.model.locate import model_folder, read_spec
+    from groat.model.tokenizer import read_tokenizer
+    from groat.tasks.task import build_task
+    from groat.training.workload import workload
 
-    spec = read_spec(model_folder(config.model.name))
-    plan, smallest = plan_memory(config, spec), smallest_budget(config, spec)
+    folder = model_folder(config.model.name)
+    spec = read_spec(folder)
+    work = workload(config, build_task(config.task, config.seed), read_tokenizer(config.model, folder))
+    plan, smallest = plan_memory(config, spec, work), smallest_budget(config, spec, work)
     print(json.dumps(_figures(config, plan, smallest)) if as_json else _page(config, plan, smallest))
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 
-_UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+_UNITS = {
+    **{"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12},
+    **{"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40},
+}
 _HINT = "write it like 3GiB (3 x 2^30 bytes), 3GB (3 x 10^9), 2500MiB or 2500MB"
 
 

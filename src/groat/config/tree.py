@@ -14,6 +14,8 @@ import tyro
 from groat.config.sizes import parse_size
 from groat.types import StorageKind
 
+SavedInputs = Literal["f32", "bf16"]
+
 
 class Strict:
     """Unknown keys in a YAML file are an error, at every level of the tree."""
@@ -257,13 +259,20 @@ class MemoryConfig(Strict):
     head_chunk_tokens: int = 256
     """Tokens whose logits exist at one time in the learner."""
     gradient_checkpointing: bool | None = None
-    """Keep only each layer's input and compute the layer again in backward; None: chosen by the plan."""
+    """Keep only the inputs of layers and compute the layers again in backward; None: chosen by the plan."""
+    layers_per_checkpoint: int | None = None
+    """With gradient checkpointing, layers that share one kept input: more of them keep fewer inputs, but hold more
+    activations while they are computed again. None: chosen by the plan."""
+    saved_inputs: SavedInputs | None = None
+    """With gradient checkpointing, what the inputs are kept in: f32, or bf16 for half the memory and gradients that
+    are off by less than a percent. None: f32 unless the budget needs bf16."""
 
     def __post_init__(self) -> None:
         if self.budget is not None:
             _size("memory.budget", self.budget)
         _at_least("memory.microbatch_tokens", self.microbatch_tokens, 1)
         _at_least("memory.head_chunk_tokens", self.head_chunk_tokens, 1)
+        _at_least("memory.layers_per_checkpoint", self.layers_per_checkpoint, 1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -14,11 +14,14 @@ from groat.batching import MicroBatch, pack
 from groat.config.tree import TrainingConfig
 from groat.learning.logprobs import chunked_logprobs
 from groat.learning.optimizer import build_optimizer, learning_rate
+from groat.memory.guard import Guard
+from groat.memory.phases import LearnCost
 from groat.model.attention import tree_attention
 from groat.model.decoder import Decoder
 from groat.model.lora import Adapter
+from groat.model.recompute import Recompute
 from groat.trees import Node
-from groat.types import Completion, Group, Sample
+from groat.types import Completion, FinishReason, Group, Problem, Prompt, Sample
 
 Progress = Callable[[int], None]
 """Called with the number of tokens a micro-batch has finished."""
@@ -30,7 +33,9 @@ class LearnerPlan:
 
     microbatch_tokens: int
     head_chunk_tokens: int
-    checkpoint_layers: bool
+    recompute: Recompute | None
+    cost: LearnCost | None = None
+    """What a micro-batch takes, for the guard; None: nobody asks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +64,9 @@ class Learner:
         *,
         temperature: float,
         num_updates: int,
+        guard: Guard | None = None,
     ) -> None:
+        self._guard = Guard() if guard is None else guard
         self._decoder = decoder
         self._adapter = adapter
         self._plan = plan
@@ -83,10 +90,9 @@ class Learner:
 
     def update(self, credit: Credit, algorithm: Algorithm, progress: Progress = lambda _: None) -> Update:
         """Take `algorithm.num_iterations` optimizer steps on these samples."""
-        microbatches = pack(credit.samples, self._plan.microbatch_tokens)
         updates: list[Update] = []
         for _ in range(algorithm.num_iterations):
-            updates.append(self._step(microbatches, credit, algorithm, progress))
+            updates.append(self._step(credit, algorithm, progress))
             if updates[-1].skipped:
                 break
         names = updates[-1].metrics.keys()
@@ -117,24 +123,68 @@ class Learner:
             }
         self._adapter = replace(self._adapter, version=version)
 
-    def _step(
-        self, microbatches: Sequence[MicroBatch], credit: Credit, algorithm: Algorithm, progress: Progress
-    ) -> Update:
+    @property
+    def microbatch_tokens(self) -> int:
+        """The most tokens of a micro-batch: the plan's, unless the guard had to make it smaller."""
+        return self._plan.microbatch_tokens
+
+    @microbatch_tokens.setter
+    def microbatch_tokens(self, tokens: int) -> None:
+        self._plan = replace(self._plan, microbatch_tokens=tokens)
+
+    def rehearse(self, prompt_tokens: int, completion_tokens: int) -> None:
+        """Forward and backward on the largest micro-batch that the plan allows: the first step then meets what any
+        later one would. Changes nothing, but that the guard may make later micro-batches smaller."""
+        samples = _longest_samples(
+            prompt_tokens, completion_tokens, self._plan.microbatch_tokens, self._decoder.spec.vocab_size
+        )
+        microbatch = next(self._fitting(samples))
+        torch.autograd.backward(self._forward(microbatch, self._adapter).logprobs_N.sum())
+        self._optimizer.zero_grad(set_to_none=True)
+
+    def _fitting(self, samples: Sequence[Sample]) -> Iterator[MicroBatch]:
+        """Micro-batches, the largest first; cut smaller on the way if memory runs short."""
+        waiting = _largest_first(samples, self.microbatch_tokens)
+        while waiting:
+            microbatch, *rest = waiting
+            needed = self._bytes_needed(microbatch)
+            if needed <= self._guard.room():
+                yield microbatch
+                waiting = rest
+                continue
+            if len(microbatch.samples) == 1:
+                size = f"{len(microbatch.token_ids_T)} tokens"
+                raise self._guard.refuse(f"a micro-batch of one sequence ({size})", needed)
+            self.microbatch_tokens = len(microbatch.token_ids_T) // 2
+            self._guard.intervene(f"micro-batches cut down to {self.microbatch_tokens} tokens")
+            samples = [samples[index] for left in waiting for index in left.samples]
+            waiting = _largest_first(samples, self.microbatch_tokens)
+
+    def _bytes_needed(self, microbatch: MicroBatch) -> float:
+        cost = self._plan.cost
+        if cost is None:
+            return 0
+        gradients = sum(parameter.nbytes for parameter in self._parameters if parameter.grad is None)
+        return gradients + cost.of(len(microbatch.token_ids_T))
+
+    def _step(self, credit: Credit, algorithm: Algorithm, progress: Progress) -> Update:
         rate = learning_rate(self._config, self._adapter.version, self._num_updates)
         self._optimizer.zero_grad(set_to_none=True)
         losses: list[Loss] = []
         differences: list[torch.Tensor] = []
-        for microbatch in microbatches:
+        num_tokens = 0
+        for microbatch in self._fitting(credit.samples):
             forward = self._forward(microbatch, self._adapter)
             loss = algorithm.loss(forward, microbatch.targets, credit.totals)
             torch.autograd.backward(loss.total)
             losses.append(replace(loss, total=loss.total.detach()))
             differences.append(forward.logprobs_N.detach() - microbatch.policy_logprobs_N)
+            num_tokens += len(microbatch.token_ids_T)
             progress(len(microbatch.token_ids_T))
         metrics = {"loss": math.fsum(loss.total.item() for loss in losses), "learning_rate": rate}
         metrics |= join_metrics(losses) | {"grad_norm": self._clipped_gradient_norm()}
         skipped = next((name for name in ("loss", "grad_norm") if not math.isfinite(metrics[name])), None)
-        if microbatches and not skipped:
+        if losses and not skipped:
             self._optimizer.param_groups[0]["lr"] = rate
             self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
@@ -143,7 +193,7 @@ class Learner:
             adapter=self._adapter,
             metrics=metrics,
             skipped=skipped and f"{skipped} is {metrics[skipped]}",
-            num_tokens=sum(len(microbatch.token_ids_T) for microbatch in microbatches),
+            num_tokens=num_tokens,
             logprob_differences=tuple(torch.cat(differences).tolist()) if differences else (),
         )
 
@@ -160,7 +210,7 @@ class Learner:
             microbatch.positions_T,
             attend,
             adapter,
-            checkpoint_layers=self._plan.checkpoint_layers and torch.is_grad_enabled(),
+            recompute=self._plan.recompute if torch.is_grad_enabled() else None,
         )
         logprobs_N, entropy_N = chunked_logprobs(
             self._decoder.final_norm(hidden_TH[microbatch.predictor_N]),
@@ -192,6 +242,33 @@ class Learner:
             return replace(completion, **{field_name: next(in_order)})
 
         return [replace(group, completions=tuple(map(with_scores, group.completions))) for group in groups]
+
+
+def _largest_first(samples: Sequence[Sample], microbatch_tokens: int) -> list[MicroBatch]:
+    return sorted(pack(samples, microbatch_tokens), key=lambda one: len(one.token_ids_T), reverse=True)
+
+
+def _longest_samples(prompt_tokens: int, completion_tokens: int, tokens: int, vocab_size: int) -> list[Sample]:
+    """Made-up samples that fill a micro-batch: of one prompt, all as long as can be."""
+    prompt = Prompt(
+        problem=Problem(id="rehearsal", prompt=""), token_ids=tuple(i % vocab_size for i in range(prompt_tokens))
+    )
+    zeros = (0.0,) * completion_tokens
+
+    def sample(number: int) -> Sample:
+        completion = Completion(
+            # No two begin alike, so that they share the prompt alone.
+            token_ids=tuple((number + place) % vocab_size for place in range(completion_tokens)),
+            sampler_logprobs=zeros,
+            policy_logprobs=zeros,
+            text="",
+            finish_reason=FinishReason.LENGTH,
+            policy_version=0,
+        )
+        return Sample(prompt=prompt, completion=completion, advantages=zeros)
+
+    count = max(1, (tokens - prompt_tokens) // completion_tokens)
+    return [sample(number) for number in range(count)]
 
 
 def _attend(

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import platform
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # mallopt's parameters, malloc.h
-_BYTES = 2**20
+_BYTES = 2**18
 
 
 def return_freed_memory() -> None:
-    """Blocks of 1 MiB and more are mapped on their own from now on, for the whole process; glibc on Linux only."""
-    if platform.libc_ver()[0] != "glibc":
-        return
-    mallopt = ctypes.CDLL(None).mallopt
-    mallopt(_TRIM_THRESHOLD, _BYTES)
-    mallopt(_MMAP_THRESHOLD, _BYTES)
+    """Blocks of 256 KiB and more are mapped on their own from now on, for the whole process; glibc on Linux only."""
+    if (libc := _glibc()) is not None:
+        libc.mallopt(_TRIM_THRESHOLD, _BYTES)
+        libc.mallopt(_MMAP_THRESHOLD, _BYTES)
+
+
+def trim() -> None:
+    """Give back what lies free between smaller blocks: at the end of a phase, whose blocks have mostly gone."""
+    if (libc := _glibc()) is not None:
+        libc.malloc_trim(0)
+
+
+@functools.cache
+def _glibc() -> ctypes.CDLL | None:
+    return ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None

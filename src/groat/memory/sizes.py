@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from groat.model.modules import linear_modules
+from groat.model.recompute import Recompute
 from groat.model.spec import ModelSpec
 from groat.model.storage import Storage
 from groat.types import StorageKind
@@ -63,20 +64,32 @@ def adapter_bytes(spec: ModelSpec, rank: int) -> int:
     return _FLOAT * spec.num_layers * rank * sum(module.num_in + module.num_out for module in modules)
 
 
-def layer_input_bytes(spec: ModelSpec) -> int:
-    """Per token: what per-layer checkpointing keeps."""
-    return _FLOAT * spec.num_layers * spec.hidden_size
+def layer_input_bytes(spec: ModelSpec, recompute: Recompute) -> int:
+    """Per token: the inputs that gradient checkpointing keeps."""
+    num_inputs = -(-spec.num_layers // recompute.every)
+    return (2 if recompute.saved_inputs == "bf16" else _FLOAT) * num_inputs * spec.hidden_size
 
 
-def layer_activation_bytes(spec: ModelSpec) -> int:
+def layer_activation_bytes(spec: ModelSpec, rank: int) -> int:
     """Per token: what one layer keeps for its backward (norms and SwiGLU are computed again)."""
     kept = 2 * spec.hidden_size + 2 * spec.query_size + 2 * spec.kv_size + 2 * spec.intermediate_size
-    return _FLOAT * kept
+    return _FLOAT * (kept + rank * sum(map(len, linear_modules(spec).values())))
 
 
 def layer_workspace_bytes(spec: ModelSpec) -> int:
     """Per token: the largest temporaries of one layer's backward."""
     return _FLOAT * (2 * spec.hidden_size + 6 * spec.intermediate_size)
+
+
+def forward_bytes(spec: ModelSpec) -> int:
+    """Per token: the largest temporaries of a forward that keeps nothing."""
+    attention = 2 * (spec.query_size + 2 * spec.kv_size) + spec.query_size
+    return _FLOAT * (3 * spec.hidden_size + max(attention, 3 * spec.intermediate_size))
+
+
+def rows_bytes(spec: ModelSpec) -> int:
+    """Per token: hidden states between the last layer and the head, normed, and their gradients."""
+    return 4 * _FLOAT * spec.hidden_size
 
 
 def head_chunk_bytes(spec: ModelSpec, chunk_tokens: int) -> int:

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from torch.utils.checkpoint import checkpoint
 
 from groat.kernels.matrix import rows_of
 from groat.model.layers import linear, rms_norm, rotate, rotation, swiglu
 from groat.model.lora import Adapter, LayerAdapter
+from groat.model.recompute import Recompute
+from groat.model.recomputed import recomputed
 from groat.model.spec import ModelSpec
 from groat.model.weights import LayerWeights, Weights
 
@@ -32,28 +33,39 @@ class Decoder:
         attend: Attend,
         adapter: Adapter | None,
         *,
-        checkpoint_layers: bool = False,
+        recompute: Recompute | None = None,
     ) -> torch.Tensor:
         """The residual stream [T, H] after the last layer, before the final norm.
 
-        With `checkpoint_layers`, only each layer's input is kept and the layer is computed again in backward.
+        With `recompute`, only the input of some layers at a time is kept, and they are computed again in backward.
         """
         turns = rotation(self.spec, positions_T, self.weights.dtype)
         hidden_TH = rows_of(self.weights.embedding_VH, token_ids_T)
-        for index, layer in enumerate(self.weights.layers):
-            trained = None if adapter is None else adapter.layers[index]
-            scale = 0.0 if adapter is None else adapter.scale
-            arguments = (hidden_TH, index, layer, trained, scale, turns, attend)
-            if checkpoint_layers:
-                hidden_TH = checkpoint(self._layer, *arguments, use_reentrant=False, preserve_rng_state=False)
-                assert isinstance(hidden_TH, torch.Tensor)
-            else:
-                hidden_TH = self._layer(*arguments)
+        run = partial(self._layers, adapter=adapter, turns=turns, attend=attend)
+        if recompute is None or adapter is None:
+            return run(hidden_TH, range(self.spec.num_layers))
+        for first in range(0, self.spec.num_layers, recompute.every):
+            some = range(first, min(first + recompute.every, self.spec.num_layers))
+            trained = [tensor for index in some for tensor in adapter.layers[index].tensors()]
+            hidden_TH = recomputed(partial(run, layers=some), hidden_TH, trained, recompute.saved_inputs)
         return hidden_TH
 
     def final_norm(self, hidden_XH: torch.Tensor) -> torch.Tensor:
         """What the head reads."""
         return rms_norm(hidden_XH, self.weights.final_norm_H, self.spec.norm_epsilon)
+
+    def _layers(
+        self,
+        hidden_TH: torch.Tensor,
+        layers: range,
+        adapter: Adapter | None,
+        turns: tuple[torch.Tensor, torch.Tensor],
+        attend: Attend,
+    ) -> torch.Tensor:
+        for index in layers:
+            trained, scale = (None, 0.0) if adapter is None else (adapter.layers[index], adapter.scale)
+            hidden_TH = self._layer(hidden_TH, index, self.weights.layers[index], trained, scale, turns, attend)
+        return hidden_TH
 
     def _layer(
         self,

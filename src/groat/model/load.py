@@ -12,7 +12,7 @@ from groat.model.checkpoint import read_weights
 from groat.model.locate import model_folder, read_spec
 from groat.model.spec import ModelSpec
 from groat.model.storage import Storage
-from groat.model.tokenizer import Tokenizer
+from groat.model.tokenizer import Tokenizer, read_tokenizer
 from groat.model.weights import Weights
 from groat.types import UserError
 
@@ -27,16 +27,21 @@ class LoadedModel:
     tokenizer: Tokenizer
 
 
-def load_model(config: ModelConfig, storage: Storage | None = None, folder: Path | None = None) -> LoadedModel:
+def load_model(
+    config: ModelConfig,
+    storage: Storage | None = None,
+    folder: Path | None = None,
+    tokenizer: Tokenizer | None = None,
+) -> LoadedModel:
     """Weights stored as `storage` says, in fp32 without it; each is read, stored and let go before the next.
 
-    `folder` is where `model_folder` has found the files, if it was asked already.
+    `folder` is where `model_folder` has found the files, and `tokenizer` what was read there, if that was done already.
 
     A UserError says what is wrong with the files, or where a name was looked for.
     """
     folder = model_folder(config.name) if folder is None else folder
     spec = read_spec(folder)
-    tokenizer = Tokenizer.from_folder(folder, _chat_template_file(config), model_name=config.name)
+    tokenizer = read_tokenizer(config, folder) if tokenizer is None else tokenizer
     if tokenizer.vocab_size > spec.vocab_size:
         raise UserError(
             f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the model only {spec.vocab_size} embeddings. "
@@ -46,7 +51,3 @@ def load_model(config: ModelConfig, storage: Storage | None = None, folder: Path
     kinds = storage or Storage()
     weights = read_weights(folder, spec, lambda name, weight_NK: stored(weight_NK, kinds.kind_of(name)))
     return LoadedModel(name=config.name, spec=spec, weights=weights, tokenizer=tokenizer)
-
-
-def _chat_template_file(config: ModelConfig) -> Path | None:
-    return None if config.chat_template is None else Path(config.chat_template).expanduser()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -32,6 +32,12 @@ class LayerAdapter:
     output: LoraPair
     gate_up: LoraPair
     down: LoraPair
+
+    def tensors(self) -> Iterator[torch.Tensor]:
+        """Every trained tensor of the layer."""
+        for pair in (self.qkv, self.output, self.gate_up, self.down):
+            yield pair.a_RK
+            yield from pair.bs_NR
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

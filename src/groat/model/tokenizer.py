@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import tokenizers
 
+from groat.config.tree import ModelConfig
 from groat.model.chat_template import CHATML_TEMPLATE, PLAIN_TEMPLATE, ChatTemplate
 from groat.model.control_tokens import ControlTokens
 from groat.model.files import read_json_object_if_there, read_text
@@ -92,6 +93,12 @@ class Tokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """The text of the tokens; special tokens are left out."""
         return self._backend.decode(list(ids), skip_special_tokens=True)
+
+
+def read_tokenizer(config: ModelConfig, folder: Path) -> Tokenizer:
+    """The tokenizer in a model's folder, with the chat template that the user chose, if any."""
+    template = None if config.chat_template is None else Path(config.chat_template).expanduser()
+    return Tokenizer.from_folder(folder, template, model_name=config.name)
 
 
 def _check_messages(messages: Sequence[Message]) -> None:

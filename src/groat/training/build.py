@@ -11,21 +11,24 @@ from groat.algorithms.registry import build_algorithm
 from groat.config.tree import RunConfig
 from groat.learning.learner import Learner, LearnerPlan
 from groat.memory.allocator import return_freed_memory
-from groat.memory.plan import MemoryPlan, plan_memory
+from groat.memory.guard import Guard
+from groat.memory.plan import MemoryPlan, budget_bytes, plan_for_machine
+from groat.memory.workload import Workload
 from groat.model.decoder import Decoder
 from groat.model.load import LoadedModel, load_model
 from groat.model.locate import model_folder, read_spec
 from groat.model.lora import new_adapter
-from groat.model.tokenizer import Tokenizer
+from groat.model.tokenizer import Tokenizer, read_tokenizer
 from groat.sampling.base import SamplingParams
 from groat.sampling.native.sampler import NativeSampler
 from groat.tasks.rewards import Grader
 from groat.tasks.task import Task, build_task
 from groat.training.step import Parts
+from groat.training.workload import num_bytes, workload
 from groat.types import Problem, Prompt, UserError
 
-_TEMPLATE_BYTES, _TURN_BYTES = 1000, 40
-"""More than a chat template adds: a system turn of its own, and the marks around each turn."""
+_TEMPLATE_BYTES = 1000
+"""More than a chat template adds with a system turn of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +40,8 @@ class Built:
     held_out: tuple[Prompt, ...]
     parts: Parts
     plan: MemoryPlan
+    work: Workload
+    guard: Guard
     num_trained: int
 
 
@@ -45,8 +50,12 @@ def build(config: RunConfig, task: Task | None = None) -> Built:
     return_freed_memory()
     task = build_task(config.task, config.seed) if task is None else task
     folder = model_folder(config.model.name)
-    plan = plan_memory(config, read_spec(folder))
-    model = load_model(config.model, plan.storage, folder)
+    spec = read_spec(folder)
+    tokenizer = read_tokenizer(config.model, folder)
+    work = workload(config, task, tokenizer)
+    plan = plan_for_machine(config, spec, work)
+    model = load_model(config.model, plan.storage, folder, tokenizer)
+    guard = Guard(budget_bytes=budget_bytes(config))
     held_out = _held_out(task, config)
     _check_lengths((*task.train, *held_out) if isinstance(task.train, tuple) else held_out, model, config)
     decoder = Decoder(model.spec, model.weights)
@@ -56,17 +65,25 @@ def build(config: RunConfig, task: Task | None = None) -> Built:
         decoder,
         adapter,
         LearnerPlan(
-            microbatch_tokens=plan.microbatch_tokens,
-            head_chunk_tokens=plan.head_chunk_tokens,
-            checkpoint_layers=plan.checkpoint_layers,
+            microbatch_tokens=plan.way.microbatch_tokens,
+            head_chunk_tokens=plan.way.head_chunk_tokens,
+            recompute=plan.way.recompute,
+            cost=plan.learn_cost,
         ),
         config.training,
         temperature=config.sampling.temperature,
         num_updates=config.training.max_steps * config.algorithm.num_iterations,
+        guard=guard,
     )
     parts = Parts(
         encode=lambda problems: encode(problems, model.tokenizer),
-        sampler=NativeSampler(decoder, model.tokenizer, max_concurrent=plan.max_concurrent),
+        sampler=NativeSampler(
+            decoder,
+            model.tokenizer,
+            max_concurrent=plan.way.max_concurrent,
+            prefill_tokens=plan.way.prefill_tokens,
+            guard=guard,
+        ),
         sampling=SamplingParams.from_config(config.sampling),
         grader=Grader(task.rewards, config.task.reward_timeout_seconds),
         algorithm=algorithm,
@@ -78,6 +95,8 @@ def build(config: RunConfig, task: Task | None = None) -> Built:
         held_out=tuple(encode(held_out, model.tokenizer)),
         parts=parts,
         plan=plan,
+        work=work,
+        guard=guard,
         num_trained=sum(tensor.numel() for tensor in adapter.named_tensors().values()),
     )
 
@@ -101,7 +120,7 @@ def _check_lengths(problems: Sequence[Problem], model: LoadedModel, config: RunC
     """Every prompt must leave room for a whole completion: better told now than at the step that draws it."""
     room = model.spec.max_context - config.sampling.max_completion_length
     # A token stands for at least a byte, so most prompts need not be encoded to know that they fit.
-    doubtful = [problem for problem in problems if _num_bytes(problem) > room - _TEMPLATE_BYTES]
+    doubtful = [problem for problem in problems if num_bytes(problem) > room - _TEMPLATE_BYTES]
     too_long = [prompt for prompt in encode(doubtful, model.tokenizer) if len(prompt.token_ids) > room]
     if too_long:
         longest = max(too_long, key=lambda prompt: len(prompt.token_ids))
@@ -111,8 +130,3 @@ def _check_lengths(problems: Sequence[Problem], model: LoadedModel, config: RunC
             f"longest (problem {longest.problem.id}) has {len(longest.token_ids)}. Leave these rows out, shorten them, "
             "or lower sampling.max_completion_length"
         )
-
-
-def _num_bytes(problem: Problem) -> int:
-    turns = [problem.prompt] if isinstance(problem.prompt, str) else [turn["content"] for turn in problem.prompt]
-    return sum(len(text.encode()) + _TURN_BYTES for text in turns)

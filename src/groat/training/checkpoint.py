@@ -33,6 +33,8 @@ class Progress:
     policy_version: int
     train_seconds: float
     peak_bytes: int
+    microbatch_tokens: int | None = None
+    """The plan's, or what the guard has made of it: where a step is cut decides the last bits of its gradient."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

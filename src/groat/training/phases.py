@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from types import FrameType
 
+from groat.memory.allocator import trim
 from groat.tracking.console import Console
 
 
@@ -39,6 +40,7 @@ class Phases:
                 self._look_for_stop(interruptible)
 
             yield done
+        trim()
         self.seconds[name] += time.perf_counter() - started
 
     @contextmanager

@@ -146,6 +146,8 @@ class _Run:
             progress = checkpoint.progress
             self._check_fits(checkpoint)
             self._learner.restore(checkpoint.tensors, progress.policy_version)
+            if progress.microbatch_tokens is not None:
+                self._learner.microbatch_tokens = min(progress.microbatch_tokens, self._learner.microbatch_tokens)
             self.step = self._saved_step = progress.step
             self._train_seconds, self._earlier_peak = progress.train_seconds, progress.peak_bytes
             self._console.note(f"Going on from the checkpoint of step {self.step}")
@@ -159,6 +161,7 @@ class _Run:
         if self.step == 0 and config.checks.policy_canary:
             first = self._built.parts.encode([self._built.task.train[0]])[0]
             check_policy_canary(self._built.parts.sampler, first, self._learner.adapter, self._built.parts.sampling)
+        self._rehearse()
         self._evaluate_if_due()
         if self.step < config.training.max_steps:
             # A run that is extended is no longer finished.
@@ -183,6 +186,7 @@ class _Run:
                     policy_version=self._learner.adapter.version,
                     train_seconds=self._train_seconds,
                     peak_bytes=self._peak_bytes,
+                    microbatch_tokens=self._learner.microbatch_tokens,
                 ),
                 self._learner.state(),
                 self._config.training.save_total_limit,
@@ -265,12 +269,25 @@ class _Run:
             f"{built.num_trained / 1e6:.1f}M trained parameters"
         )
         self._console.note(
-            f"Plan: weights in {plan.storage.layers}, micro-batches of {plan.microbatch_tokens} tokens, "
-            f"{'layers computed again in backward' if plan.checkpoint_layers else 'activations kept'}, "
-            f"{plan.max_concurrent} sequences side by side; {gib(plan.peak_bytes):.2f} GiB predicted"
+            f"Plan: weights in {plan.storage.layers}, micro-batches of {plan.way.microbatch_tokens} tokens, "
+            f"{'activations kept' if plan.way.recompute is None else 'layers computed again in backward'}, "
+            f"{plan.way.max_concurrent} sequences side by side; {gib(plan.peak_bytes):.2f} GiB predicted"
             + (f" of {self._config.memory.budget}" if self._config.memory.budget else "")
         )
         self._console.note(f"Kernels: {kernels_in_use()}")
+
+    def _rehearse(self) -> None:
+        """With a budget to keep, meet the largest micro-batch now rather than at step 120."""
+        if self._config.memory.budget is None or self.step >= self._config.training.max_steps:
+            return
+        work = self._built.work
+        with self._phases.phase("rehearse"):
+            self._learner.rehearse(work.prompt, work.completion)
+        self._tell_interventions()
+
+    def _tell_interventions(self) -> None:
+        for words in self._built.guard.take_interventions():
+            self._event("memory", words)
 
     def _one_step(self) -> None:
         config, step = self._config, self.step + 1
@@ -287,6 +304,7 @@ class _Run:
         self._store.record_step(step, metrics, timings, _rollout_rows(result))
         self.step = step
         self._console.step(step, metrics, timings)
+        self._tell_interventions()
         self._check(result, metrics)
         self._on_step(step, {**metrics, **timings})
 

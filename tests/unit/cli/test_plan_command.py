@@ -26,7 +26,8 @@ def test_the_figures_for_scripts_add_up(capsys, model):
     sums = {phase: sum(parts.values()) for phase, parts in figures["phases"].items()}
     assert set(sums) == {"LOAD", "SAMPLE", "LEARN"}
     assert figures["peak_gib"] == pytest.approx(max(sums.values()), abs=1e-3)
-    assert figures["smallest_budget_gib"] <= figures["peak_gib"] <= 2
+    assert figures["smallest_budget_gib"] < 2
+    assert figures["peak_gib"] < 2
     assert figures["choices"]["storage"].startswith("f32")
 
 

@@ -14,6 +14,7 @@ from groat.config.tree import GRPOAlgorithmConfig, TrainingConfig
 from groat.learning.learner import Learner, LearnerPlan, Update
 from groat.model.decoder import Decoder
 from groat.model.lora import Adapter
+from groat.model.recompute import Recompute
 from groat.types import Completion, Group, Sample
 
 TEMPERATURE = 0.8
@@ -30,13 +31,11 @@ def learner_of(
     *,
     microbatch_tokens: int = 10_000,
     head_chunk_tokens: int = 5,
-    checkpoint_layers: bool = False,
+    recompute: Recompute | None = None,
     num_updates: int = 10,
     **config: object,
 ) -> Learner:
-    plan = LearnerPlan(
-        microbatch_tokens=microbatch_tokens, head_chunk_tokens=head_chunk_tokens, checkpoint_layers=checkpoint_layers
-    )
+    plan = LearnerPlan(microbatch_tokens=microbatch_tokens, head_chunk_tokens=head_chunk_tokens, recompute=recompute)
     training = TrainingConfig(**({"learning_rate": 1e-2, "lr_scheduler_type": "constant"} | config))  # type: ignore[arg-type]
     return Learner(decoder, adapter, plan, training, temperature=TEMPERATURE, num_updates=num_updates)
 

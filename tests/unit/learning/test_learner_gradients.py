@@ -18,13 +18,15 @@ from learner_examples import (
 from padded_transformers import padded_loss
 from tiny_decoders import copied, tiny_adapter, tiny_decoder, tiny_spec
 
+from groat.model.recompute import Recompute
+
 PLANS = [
     {"microbatch_tokens": 1},
     {"microbatch_tokens": 25},
     {"microbatch_tokens": 60},
     {"microbatch_tokens": 10_000},
-    {"microbatch_tokens": 60, "checkpoint_layers": True},
-    {"microbatch_tokens": 10_000, "head_chunk_tokens": 1, "checkpoint_layers": True},
+    {"microbatch_tokens": 60, "recompute": Recompute(every=1)},
+    {"microbatch_tokens": 10_000, "head_chunk_tokens": 1, "recompute": Recompute(every=2)},
     {"microbatch_tokens": 10_000, "head_chunk_tokens": 1000},
 ]
 ALGORITHMS = [

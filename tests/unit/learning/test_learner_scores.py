@@ -10,6 +10,7 @@ from tiny_decoders import all_logits, tiny_adapter, tiny_decoder
 from groat.algorithms.base import Needs
 from groat.config.tree import LoraConfig
 from groat.model.lora import Adapter, new_adapter
+from groat.model.recompute import Recompute
 from groat.types import Group
 
 
@@ -70,6 +71,6 @@ def test_scoring_reports_every_token_it_computes():
 
 def test_scoring_leaves_no_gradient_behind():
     adapter = tiny_adapter(SPEC)
-    learner = learner_of(tiny_decoder(SPEC), adapter, checkpoint_layers=True)
+    learner = learner_of(tiny_decoder(SPEC), adapter, recompute=Recompute(every=1))
     learner.score(groups_of(random_samples(scored=False)), Needs(old_logprobs=True))
     assert all(tensor.grad is None for tensor in adapter.named_tensors().values())

@@ -12,6 +12,8 @@ from groat.config.tree import LoraConfig, MemoryConfig, RunConfig
 from groat.memory import plan as planning
 from groat.memory.plan import MemoryPlan, plan_memory
 from groat.memory.sizes import loading_bytes, weight_bytes
+from groat.memory.workload import Workload
+from groat.model.recompute import Recompute
 from groat.model.spec import ModelSpec
 from groat.model.storage import Storage
 from groat.types import UserError
@@ -36,6 +38,7 @@ SPEC = ModelSpec(
     max_context=8192,
 )
 """SmolLM2-135M."""
+WORK = Workload.of(RunConfig())
 
 
 def plan_for(budget: str | None, **memory: object) -> MemoryPlan:
@@ -57,7 +60,7 @@ def smallest_mebibytes() -> int:
 
 
 def test_a_budget_that_cannot_be_kept_is_refused_with_ways_to_need_less() -> None:
-    with pytest.raises(UserError, match=r"memory.budget 400MiB cannot be kept.*sampling.max_concurrent.*lora.r"):
+    with pytest.raises(UserError, match=r"memory.budget 400MiB cannot be kept.*sampling.max_completion_length.*lora.r"):
         plan_for("400MiB")
 
 
@@ -65,7 +68,7 @@ def test_a_budget_that_cannot_be_kept_is_refused_with_ways_to_need_less() -> Non
 def test_the_smallest_budget_that_is_told_can_be_kept_and_a_tenth_less_cannot(rank: int) -> None:
     told = told_budget(rank)
     config = RunConfig(lora=LoraConfig(r=rank), memory=MemoryConfig(budget=told))
-    assert plan_memory(config, SPEC).peak_bytes <= parse_size(told)
+    assert plan_memory(config, SPEC).needed_bytes <= parse_size(told)
     with pytest.raises(UserError):
         plan_memory(replace(config, memory=MemoryConfig(budget=f"{parse_size(told) * 9 // 10 // 1000}KB")), SPEC)
 
@@ -82,13 +85,15 @@ def test_more_memory_never_gives_a_slower_plan_for_the_same_weights() -> None:
         assert kinds[1] <= kinds[0], "more memory never gives less exact weights"
         if kinds[1] < kinds[0]:
             continue
-        costs = [planning._cost(plan.microbatch_tokens, plan.checkpoint_layers) for plan in (less, more)]
-        assert costs[1] <= costs[0] or more.max_concurrent > less.max_concurrent
-        assert more.max_concurrent >= less.max_concurrent
-        if more.checkpoint_layers == less.checkpoint_layers:
-            assert more.microbatch_tokens >= less.microbatch_tokens
-    assert plans[0].checkpoint_layers
-    assert not plans[-1].checkpoint_layers
+        costs = [planning._cost(WORK, plan.way.microbatch_tokens, plan.way.recompute) for plan in (less, more)]
+        exact = [plan.way.recompute is None or plan.way.recompute.saved_inputs == "f32" for plan in (less, more)]
+        assert exact[1] >= exact[0], "more memory never gives less exact gradients"
+        if exact[1] > exact[0]:
+            continue
+        assert costs[1] <= costs[0] or more.way.max_concurrent > less.way.max_concurrent
+        assert more.way.max_concurrent >= less.way.max_concurrent
+    assert plans[0].way.recompute
+    assert plans[-1].way.recompute is None
 
 
 def test_weights_are_rounded_only_for_a_budget_that_needs_it() -> None:
@@ -112,8 +117,11 @@ def test_loading_counts_the_largest_matrix_in_fp32_beside_what_is_stored() -> No
 def test_what_the_user_fixes_is_not_decided_again() -> None:
     assert plan_for(None, storage="nf4").storage == Storage(layers="nf4", embedding="int8")
     plan = plan_for("8GiB", microbatch_tokens=333, head_chunk_tokens=77, gradient_checkpointing=True)
-    assert (plan.microbatch_tokens, plan.head_chunk_tokens, plan.checkpoint_layers) == (333, 77, True)
-    assert not plan_for("16GiB", gradient_checkpointing=False).checkpoint_layers
+    assert (plan.way.microbatch_tokens, plan.way.head_chunk_tokens) == (333, 77)
+    assert plan.way.recompute == Recompute(every=1, saved_inputs="f32")
+    assert plan_for("16GiB", gradient_checkpointing=False).way.recompute is None
+    sparing = plan_for("16GiB", gradient_checkpointing=True, layers_per_checkpoint=3, saved_inputs="bf16")
+    assert sparing.way.recompute == Recompute(every=3, saved_inputs="bf16")
 
 
 def test_the_peak_is_the_larger_phase_and_the_plan_is_kept_as_json() -> None:
@@ -128,8 +136,8 @@ def test_the_peak_is_the_larger_phase_and_the_plan_is_kept_as_json() -> None:
 def test_no_more_sequences_are_planned_for_than_a_step_or_an_evaluation_has() -> None:
     config = RunConfig()
     few = replace(config, evaluation=replace(config.evaluation, num_problems=0))
-    assert plan_memory(few, SPEC).max_concurrent == 64
-    assert plan_memory(config, SPEC).max_concurrent == 128
+    assert plan_memory(few, SPEC).way.max_concurrent == 64
+    assert plan_memory(config, SPEC).way.max_concurrent == 128
 
 
 def test_a_budget_in_another_unit_is_the_same_budget() -> None:

@@ -12,6 +12,7 @@ from groat.memory.measure import peak_bytes, resident_bytes
 from groat.memory.sizes import adapter_bytes, head_chunk_bytes, kv_bytes, layer_input_bytes, weight_bytes
 from groat.model.load import LoadedModel, load_model
 from groat.model.lora import new_adapter
+from groat.model.recompute import Recompute
 from groat.sampling.native.cache import SuffixArena
 from groat.testing import tiny_model
 
@@ -40,7 +41,9 @@ def test_the_weights_of_a_tiny_llama_by_hand(tmp_path: Path) -> None:
     assert weight_bytes(replace(spec, tied_head=True)) == 4 * (2 * per_layer + 259 * 32)
     # Keys and values: 2 layers x 2 heads x 8.
     assert kv_bytes(spec) == 4 * 2 * 2 * 16
-    assert layer_input_bytes(spec) == 4 * 2 * 32
+    assert layer_input_bytes(spec, Recompute(every=1)) == 4 * 2 * 32
+    assert layer_input_bytes(spec, Recompute(every=2)) == 4 * 32
+    assert layer_input_bytes(spec, Recompute(every=1, saved_inputs="bf16")) == 2 * 2 * 32
     assert head_chunk_bytes(spec, 100) == 4 * 100 * 259
 
 

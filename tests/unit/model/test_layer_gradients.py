@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,6 +12,7 @@ from tiny_decoders import tiny_adapter, tiny_decoder, tiny_spec
 from groat.model.attention import tree_attention
 from groat.model.layers import Prepare, linear, rms_norm, rotate, swiglu
 from groat.model.lora import LoraPair
+from groat.model.recompute import Recompute
 from groat.model.weights import Linear
 from groat.trees import grow
 
@@ -145,22 +148,33 @@ def test_a_quarter_turn_by_hand():
     assert rotate(torch.tensor([[[0.0, 1.0]]]), cos, sin).tolist() == [[[-1.0, 0.0]]]
 
 
-@pytest.mark.parametrize("checkpoint_layers", [False, True])
-def test_computing_layers_again_changes_no_bit(checkpoint_layers: bool):
-    spec = tiny_spec()
+def gradients_of_two_trees(recompute: Recompute | None) -> tuple[torch.Tensor, ...]:
+    """The hidden states of a decoder of five layers, and the gradients of all its trained tensors."""
+    spec = replace(tiny_spec(), num_layers=5)
     decoder, adapter = tiny_decoder(spec), tiny_adapter(spec)
-    tensors = list(adapter.named_tensors().values())
+    forest = grow([(1, 2, 3, 4, 5, 6), (1, 2, 3, 4, 7)])
+    hidden_TH = decoder.hidden(
+        torch.tensor(forest.token_ids),
+        torch.tensor(forest.positions),
+        lambda _, queries, keys, values: tree_attention(queries, keys, values, forest.nodes),
+        adapter,
+        recompute=recompute,
+    )
+    torch.autograd.backward(hidden_TH.square().sum())
+    gradients = [tensor.grad for tensor in adapter.named_tensors().values()]
+    return (hidden_TH.detach(), *(gradient for gradient in gradients if gradient is not None))
 
-    def gradients(checkpointed: bool) -> tuple[torch.Tensor, ...]:
-        forest = grow([(1, 2, 3, 4, 5, 6), (1, 2, 3, 4, 7)])
-        hidden_TH = decoder.hidden(
-            torch.tensor(forest.token_ids),
-            torch.tensor(forest.positions),
-            lambda _, queries, keys, values: tree_attention(queries, keys, values, forest.nodes),
-            adapter,
-            checkpoint_layers=checkpointed,
-        )
-        return (hidden_TH, *torch.autograd.grad(hidden_TH.square().sum(), tensors))
 
-    for mine, theirs in zip(gradients(False), gradients(checkpoint_layers), strict=True):
+@pytest.mark.parametrize("every", [1, 2, 5])
+def test_computing_layers_again_changes_no_bit(every: int):
+    kept, again = gradients_of_two_trees(None), gradients_of_two_trees(Recompute(every=every))
+    assert len(kept) == 1 + 5 * 11
+    for mine, theirs in zip(kept, again, strict=True):
         assert torch.equal(mine, theirs)
+
+
+def test_inputs_saved_in_bf16_leave_the_output_alone_and_move_gradients_by_less_than_a_percent():
+    exact, rounded = gradients_of_two_trees(None), gradients_of_two_trees(Recompute(every=1, saved_inputs="bf16"))
+    assert torch.equal(exact[0], rounded[0])
+    for mine, theirs in zip(exact[1:], rounded[1:], strict=True):
+        assert 0 < (mine - theirs).norm() < 0.01 * mine.norm()

@@ -16,6 +16,7 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
+from groat.memory.guard import Guard
 from groat.model.decoder import Decoder
 from groat.model.lora import Adapter
 from groat.sampling.base import SamplingParams
@@ -38,12 +39,19 @@ def params_of(**changes: Any) -> SamplingParams:
 
 
 def sampler_of(
-    decoder: Decoder | None = None, *, max_concurrent: int = 64, tokenizer: LetterTokenizer | None = None
+    decoder: Decoder | None = None,
+    *,
+    max_concurrent: int = 64,
+    tokenizer: LetterTokenizer | None = None,
+    prefill_tokens: int = 2048,
+    guard: Guard | None = None,
 ) -> NativeSampler:
     return NativeSampler(
         decoder or tiny_decoder(SPEC),
         tokenizer or LetterTokenizer(stops=(0,)),  # type: ignore[arg-type]
         max_concurrent=max_concurrent,
+        prefill_tokens=prefill_tokens,
+        guard=guard,
     )
 
 

@@ -24,7 +24,6 @@ from sampler_examples import (
 )
 from tiny_decoders import LETTERS, NUM_TOKENS, LetterTokenizer, all_logits, tiny_decoder, tiny_spec
 
-from groat.sampling.native.sampler import NativeSampler
 from groat.types import FinishReason, UserError
 
 SETTINGS: list[dict[str, Any]] = [
@@ -108,11 +107,10 @@ def test_completions_do_not_depend_on_the_size_of_the_group_or_the_longest_lengt
     assert [[c[:5] for c in group[:2]] for group in many] == few
 
 
-def test_prompts_longer_than_one_forward_are_computed_in_pieces(monkeypatch: pytest.MonkeyPatch):
+def test_prompts_longer_than_one_forward_are_computed_in_pieces():
     whole = sampled(sampler_of(), params_of())
     for prefill_tokens in (1, 3, 7):
-        monkeypatch.setattr(NativeSampler, "prefill_tokens", prefill_tokens)
-        pieces = sampled(sampler_of(), params_of())
+        pieces = sampled(sampler_of(prefill_tokens=prefill_tokens), params_of())
         assert token_ids(pieces) == token_ids(whole)
         for (_, mine), (_, theirs) in zip(one_by_one(pieces), one_by_one(whole), strict=True):
             assert mine.policy_logprobs == pytest.approx(theirs.policy_logprobs, abs=1e-4)

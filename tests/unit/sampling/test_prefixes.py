@@ -49,10 +49,9 @@ def test_every_shared_token_of_the_prompts_is_computed_once(max_concurrent: int)
     assert len(grow(PROMPTS).token_ids) < sum(map(len, PROMPTS))
 
 
-def test_a_forward_over_prompts_stays_within_its_tokens(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(sampler_module.NativeSampler, "prefill_tokens", 7)
+def test_a_forward_over_prompts_stays_within_its_tokens():
     decoder = counting_decoder()
-    sampled(sampler_of(decoder), params_of(max_completion_length=1))
+    sampled(sampler_of(decoder, prefill_tokens=7), params_of(max_completion_length=1))
     assert max(decoder.counts) <= 7
     assert sum(decoder.counts) >= len(grow(PROMPTS).token_ids)
 

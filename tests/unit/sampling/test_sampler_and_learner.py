@@ -12,6 +12,7 @@ from groat.algorithms.base import Needs
 from groat.algorithms.grpo import GRPO
 from groat.config.tree import GRPOAlgorithmConfig, TrainingConfig
 from groat.learning.learner import Learner, LearnerPlan
+from groat.model.recompute import Recompute
 from groat.sampling.base import SamplingParams
 from groat.types import Group, Reward
 
@@ -19,7 +20,7 @@ LIMIT = 1e-4
 
 
 def learner_for(params: SamplingParams, decoder: Any, **config: Any) -> Learner:
-    plan = LearnerPlan(microbatch_tokens=100, head_chunk_tokens=16, checkpoint_layers=True)
+    plan = LearnerPlan(microbatch_tokens=100, head_chunk_tokens=16, recompute=Recompute(every=1))
     return Learner(
         decoder,
         tiny_adapter(SPEC),

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 
 from groat.kernels.ops import product
+from groat.memory.guard import Guard
+from groat.memory.sizes import forward_bytes, kv_bytes
 from groat.model.decoder import Decoder
 from groat.model.lora import Adapter
 from groat.model.tokenizer import Tokenizer
@@ -24,7 +26,7 @@ from groat.sampling.native.prefill import Prefixes
 from groat.types import Completion, FinishReason, Group, Prompt, UserError
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class _Sequence:
     """A completion on its way."""
 
@@ -38,16 +40,33 @@ class _Sequence:
     finish_reason: FinishReason | None = None
 
 
+_TOKENS_BETWEEN_LOOKS = 16
+"""Tokens drawn between two looks at the memory."""
+
+
+def _begun_again(sequence: _Sequence) -> _Sequence:
+    """The same completion from its first token: equal numbers draw equal tokens."""
+    return _Sequence(prompt=sequence.prompt, index=sequence.index, uniforms=sequence.uniforms)
+
+
 class NativeSampler:
     """Samples from a Decoder; keys and values exist only while awake."""
 
-    prefill_tokens = 2048
-    """Prompt tokens computed in one forward."""
-
-    def __init__(self, decoder: Decoder, tokenizer: Tokenizer, *, max_concurrent: int) -> None:
+    def __init__(
+        self,
+        decoder: Decoder,
+        tokenizer: Tokenizer,
+        *,
+        max_concurrent: int,
+        prefill_tokens: int = 2048,
+        guard: Guard | None = None,
+    ) -> None:
+        """`prefill_tokens` prompt tokens are computed in one forward; the guard may let fewer sequences in."""
         self._decoder = decoder
         self._tokenizer = tokenizer
         self._max_concurrent = max_concurrent
+        self._prefill_tokens = prefill_tokens
+        self._guard = Guard() if guard is None else guard
         self._is_awake = False
 
     @contextmanager
@@ -70,7 +89,18 @@ class NativeSampler:
         assert self._is_awake, "sample outside of `with sampler.awake()`"
         for prompt in prompts:
             self._check_length(prompt, params)
-        rollout = _Rollout(self._decoder, self._tokenizer, prompts, adapter, params, seeds, self._max_concurrent)
+        prefixes = Prefixes(self._decoder, adapter, [prompt.token_ids for prompt in prompts], self._prefill_tokens)
+        rollout = _Rollout(
+            self._decoder,
+            self._tokenizer,
+            prompts,
+            prefixes,
+            adapter,
+            params,
+            seeds,
+            self._max_concurrent,
+            self._guard,
+        )
         while rollout.is_unfinished:
             progress(*rollout.advance())
         return rollout.groups()
@@ -95,10 +125,12 @@ class _Rollout:
         decoder: Decoder,
         tokenizer: Tokenizer,
         prompts: Sequence[Prompt],
+        prefixes: Prefixes,
         adapter: Adapter | None,
         params: SamplingParams,
         seeds: Sequence[int],
         max_concurrent: int,
+        guard: Guard,
     ) -> None:
         self._decoder = decoder
         self._tokenizer = tokenizer
@@ -106,9 +138,10 @@ class _Rollout:
         self._adapter = adapter
         self._params = params
         self._max_concurrent = max_concurrent
-        self._prefixes = Prefixes(
-            decoder, adapter, [prompt.token_ids for prompt in prompts], NativeSampler.prefill_tokens
-        )
+        self._guard = guard
+        self._kv_bytes = kv_bytes(decoder.spec)
+        self._num_advances = 0
+        self._prefixes = prefixes
         self._arena = SuffixArena(decoder.spec, params.max_completion_length, decoder.weights.dtype)
         self._waiting = [
             _Sequence(prompt=prompt, index=index, uniforms=_uniforms(seeds[prompt], index, params))
@@ -134,6 +167,7 @@ class _Rollout:
         finished = [sequence for sequence in self._live if sequence.finish_reason is not None]
         self._retire(finished)
         self._live = [self._live[row] for row in staying]
+        self._pause_if_short()
         self._hidden_SH = self._decode() if self._live else self._hidden_SH[:0]
         return drawn, len(finished)
 
@@ -151,11 +185,42 @@ class _Rollout:
         # Entering costs a rearrangement of the arena, so sequences enter a quarter of the arena at a time.
         if not self._waiting or (free < min(len(self._waiting), max(1, self._max_concurrent // 4))):
             return
-        entering = [self._waiting.pop() for _ in range(min(free, len(self._waiting)))]
+        entering = [self._waiting.pop() for _ in range(self._affordable(min(free, len(self._waiting))))]
+        if not entering:
+            return
         self._prefixes.compute(sorted({sequence.prompt for sequence in entering}))
         first_SH = torch.stack([self._prefixes.last_hidden(sequence.prompt) for sequence in entering])
         self._hidden_SH = torch.cat([self._hidden_SH, first_SH])
         self._live.extend(entering)
+
+    def _affordable(self, wanted: int) -> int:
+        """How many of `wanted` sequences there is memory for, whole: those under way keep what they will yet need."""
+        spec, longest = self._decoder.spec, self._params.max_completion_length
+        each = self._kv_bytes * longest + forward_bytes(spec) + 4 * spec.vocab_size
+        promised = self._kv_bytes * sum(longest - len(sequence.token_ids) for sequence in self._live)
+        room = self._guard.room() - promised
+        if room >= wanted * each:
+            return wanted
+        if room < each and not self._live:
+            raise self._guard.refuse(f"one sequence of {longest} tokens", each)
+        fitting = max(0, int(room / each))
+        self._max_concurrent = len(self._live) + fitting
+        self._guard.intervene(f"no more than {self._max_concurrent} sequences side by side, for want of memory")
+        return fitting
+
+    def _pause_if_short(self) -> None:
+        """Every few tokens: where memory runs out all the same, half of the sequences wait and are drawn again later,
+        token for token."""
+        self._num_advances += 1
+        growth = self._kv_bytes * _TOKENS_BETWEEN_LOOKS * len(self._live)
+        if self._num_advances % _TOKENS_BETWEEN_LOOKS or len(self._live) < 2 or self._guard.room() >= growth:
+            return
+        by_length = sorted(self._live, key=lambda sequence: len(sequence.token_ids))
+        paused = by_length[: len(by_length) // 2]
+        self._live = [sequence for sequence in self._live if sequence not in paused]
+        self._waiting.extend(_begun_again(sequence) for sequence in reversed(paused))
+        self._max_concurrent = len(self._live)
+        self._guard.intervene(f"{len(paused)} sequences paused, for want of memory")
 
     def _draw(self) -> None:
         params, live = self._params, self._live

@@ -1,0 +1,98 @@
+"""What a run holds in each of its phases, component by component."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from groat.memory.sizes import (
+    FRAMEWORK,
+    adapter_bytes,
+    forward_bytes,
+    head_chunk_bytes,
+    kv_bytes,
+    layer_activation_bytes,
+    layer_input_bytes,
+    layer_workspace_bytes,
+    rows_bytes,
+)
+from groat.memory.workload import Workload
+from groat.model.recompute import Recompute
+from groat.model.spec import ModelSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Way:
+    """How the sampler and the learner go about their work: what the plan can choose besides the weights' storage."""
+
+    microbatch_tokens: int
+    head_chunk_tokens: int
+    recompute: Recompute | None
+    max_concurrent: int
+    prefill_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearnCost:
+    """Bytes that a micro-batch takes beside what is held anyway."""
+
+    kept_per_token: int
+    """From forward to backward."""
+    workspace_per_token: int
+    """While one layer, or a group of layers, is computed."""
+    head_chunk: int
+    """While the head is: never at the same time."""
+
+    def of(self, tokens: int) -> int:
+        return self.kept_per_token * tokens + self.workspace(tokens)
+
+    def workspace(self, tokens: int) -> int:
+        return max(self.head_chunk, self.workspace_per_token * tokens)
+
+
+def sample_bytes(spec: ModelSpec, work: Workload, way: Way) -> dict[str, int]:
+    """While sampling, beside what is always held."""
+    prompts, drawn = work.live_prompt_tokens(way.max_concurrent), way.max_concurrent * work.completion
+    prefill = min(way.prefill_tokens, work.num_prompts * work.prompt)
+    copies = 5 if work.is_restricted else 1
+    return {
+        "kv": kv_bytes(spec) * (prompts + drawn),
+        "forward": forward_bytes(spec) * max(prefill, way.max_concurrent),
+        "logits": copies * 4 * way.max_concurrent * spec.vocab_size,
+    }
+
+
+def learn_bytes(spec: ModelSpec, work: Workload, way: Way, rank: int) -> dict[str, int]:
+    """While learning, beside what is always held."""
+    tokens, cost = work.filled(way.microbatch_tokens), learn_cost(spec, way, rank)
+    kept = "activations" if way.recompute is None else "layer inputs"
+    return {
+        "gradients": adapter_bytes(spec, rank),
+        kept: cost.kept_per_token * tokens,
+        "workspace": cost.workspace(tokens),
+    }
+
+
+def learn_cost(spec: ModelSpec, way: Way, rank: int) -> LearnCost:
+    """What a micro-batch takes, by its tokens."""
+    layer, recompute = layer_activation_bytes(spec, rank), way.recompute
+    return LearnCost(
+        kept_per_token=rows_bytes(spec)
+        + (spec.num_layers * layer if recompute is None else layer_input_bytes(spec, recompute)),
+        workspace_per_token=layer_workspace_bytes(spec)
+        + (0 if recompute is None else min(recompute.every, spec.num_layers) * layer),
+        head_chunk=head_chunk_bytes(spec, way.head_chunk_tokens),
+    )
+
+
+def phases(
+    spec: ModelSpec, work: Workload, way: Way, *, weights: int, loading: int, rank: int
+) -> Mapping[str, Mapping[str, int]]:
+    """Phase -> component -> bytes, given the bytes of the frozen weights when stored and the most while loading."""
+    adapter = adapter_bytes(spec, rank)
+    held = {"framework": FRAMEWORK, "weights": weights, "adapter": adapter, "optimizer": 2 * adapter}
+    return {
+        "LOAD": {"framework": FRAMEWORK, "weights": loading},
+        "SAMPLE": held | sample_bytes(spec, work, way),
+        "LEARN": held | learn_bytes(spec, work, way, rank),
+    }

@@ -1,0 +1,83 @@
+"""How many sequences a run computes at a time, and how long they get: what its memory depends on besides the model."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from groat.config.tree import RunConfig
+from groat.trees import MIN_SHARED
+
+_TYPICAL_PROMPT = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """Lengths are in tokens, and the longest there can be."""
+
+    prompt: int
+    shared_prompt: int
+    """Tokens that all prompts begin with: computed once for all that are computed together."""
+    completion: int
+    num_prompts: int
+    """Of a step."""
+    num_generations: int
+    num_evaluated: int
+    """Held-out prompts of an evaluation; 0: none."""
+    num_samples: int
+    """Completions of each of them at the sampling temperature."""
+    is_restricted: bool
+    """Tokens are drawn from a part of the vocabulary (top-p, top-k, min-p, penalties), which takes copies of logits."""
+
+    @classmethod
+    def of(cls, config: RunConfig, prompt: int = _TYPICAL_PROMPT, shared_prompt: int = 0) -> Workload:
+        sampling = config.sampling
+        return cls(
+            prompt=prompt,
+            shared_prompt=shared_prompt,
+            completion=sampling.max_completion_length,
+            num_prompts=config.prompts_per_step,
+            num_generations=sampling.num_generations,
+            num_evaluated=config.evaluation.num_problems,
+            num_samples=config.evaluation.num_samples,
+            is_restricted=sampling.top_p < 1
+            or sampling.top_k > 0
+            or sampling.min_p is not None
+            or sampling.repetition_penalty != 1,
+        )
+
+    @property
+    def longest(self) -> int:
+        return self.prompt + self.completion
+
+    @property
+    def step_tokens(self) -> int:
+        """All tokens of a step, shared ones once."""
+        group = self.prompt - self.shared_prompt + self.num_generations * self.completion
+        return self.shared_prompt + self.num_prompts * group
+
+    @property
+    def most_sequences(self) -> int:
+        """More are never decoded side by side."""
+        return max(self.num_prompts * self.num_generations, self.num_evaluated * self.num_samples)
+
+    def live_prompt_tokens(self, concurrent: int) -> int:
+        """Tokens of the prompts whose completions can be under way at one time."""
+        training = min(self.num_prompts, math.ceil(concurrent / self.num_generations) + 1)
+        # The greedy evaluation has one completion a prompt.
+        evaluating = min(self.num_evaluated, concurrent)
+        return self.shared_prompt + max(training, evaluating) * (self.prompt - self.shared_prompt)
+
+    def filled(self, tokens: int) -> int:
+        """What sequences of full length fill of a micro-batch of at most `tokens`; the longest one always goes in.
+
+        Counted as `batching.pack` counts: room for more would hold other tokens only where sequences are shorter.
+        """
+        used = self.longest - 1
+        for number in range(1, self.num_prompts * self.num_generations):
+            unshared = self.prompt - self.shared_prompt if number % self.num_generations == 0 else 0
+            more = unshared + self.completion + MIN_SHARED - 2
+            if used + more > tokens:
+                break
+            used += more
+        return used

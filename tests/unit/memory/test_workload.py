@@ -1,0 +1,66 @@
+"""How many tokens a micro-batch and the KV cache can hold, against `pack` and by hand."""
+
+from dataclasses import replace
+
+import pytest
+
+from groat.batching import pack
+from groat.config.tree import EvaluationConfig, RunConfig, SamplingConfig, TrainingConfig
+from groat.memory.workload import Workload
+from groat.types import Completion, FinishReason, Problem, Prompt, Sample
+
+CONFIG = RunConfig(
+    sampling=SamplingConfig(num_generations=4, max_completion_length=10),
+    training=TrainingConfig(generation_batch_size=8),
+    evaluation=EvaluationConfig(num_problems=0),
+)
+WORK = Workload.of(CONFIG, prompt=20, shared_prompt=6)
+
+
+def full_length_samples(work: Workload) -> list[Sample]:
+    """A whole step in which everything is as long as it can be."""
+    samples: list[Sample] = []
+    for group in range(work.num_prompts):
+        own = tuple(100 + 10 * group + i for i in range(work.prompt - work.shared_prompt))
+        prompt = Prompt(problem=Problem(id=str(group), prompt=""), token_ids=(*range(work.shared_prompt), *own))
+        for number in range(work.num_generations):
+            token_ids = tuple(300 + 20 * number + i for i in range(work.completion))
+            zeros = (0.0,) * work.completion
+            completion = Completion(
+                token_ids=token_ids,
+                sampler_logprobs=zeros,
+                policy_logprobs=zeros,
+                text="",
+                finish_reason=FinishReason.LENGTH,
+                policy_version=0,
+            )
+            samples.append(Sample(prompt=prompt, completion=completion, advantages=zeros))
+    return samples
+
+
+def test_a_whole_step_by_hand() -> None:
+    """20 + 9 tokens, then 3 x 12 (9, and 3 that might not be shared), 14 + 12, 3 x 12: 127."""
+    assert WORK.filled(10_000) == 127
+    assert WORK.longest == 30
+    assert WORK.filled(1) == 29, "the longest sequence always goes in"
+    assert WORK.filled(29 + 12 + 11) == 41
+
+
+@pytest.mark.parametrize("tokens", [1, 40, 41, 60, 90, 110, 200])
+def test_no_microbatch_of_a_full_step_is_larger_than_what_is_planned(tokens: int) -> None:
+    microbatches = pack(full_length_samples(WORK), WORK.filled(tokens))
+    largest = max(len(one.token_ids_T) for one in microbatches)
+    assert largest <= WORK.filled(tokens)
+    assert largest >= WORK.filled(tokens) - 3 * 8, "nor much smaller: up to 3 tokens a sample may not be shared"
+
+
+def test_prompts_of_the_greedy_evaluation_are_counted() -> None:
+    """Without it 8 sequences are of 2 prompts: 6 + 2 x 14. With it, each is of its own: 6 + 8 x 14."""
+    assert WORK.live_prompt_tokens(8) == 34
+    assert replace(WORK, num_evaluated=100).live_prompt_tokens(8) == 118
+
+
+def test_drawing_from_a_part_of_the_vocabulary_is_noticed() -> None:
+    assert not WORK.is_restricted
+    restricted = replace(CONFIG, sampling=replace(CONFIG.sampling, top_p=0.9))
+    assert Workload.of(restricted).is_restricted
