@@ -84,7 +84,7 @@ def plan_memory(config: RunConfig, spec: ModelSpec, work: Workload | None = None
     if config.memory.budget is None:
         # Nobody asked for less than exact weights.
         plans = list(_candidates(config, spec, work, kinds[:1]))
-        modest = max(weight_bytes(spec), _ALWAYS_MODEST)
+        modest = max(plans[0].phases["LEARN"]["weights"], _ALWAYS_MODEST)
         return next((plan for plan in plans if _activations(plan) <= modest), plans[-1])
     budget = parse_size(config.memory.budget)
     fitting = next((plan for plan in _candidates(config, spec, work, kinds) if plan.needed_bytes <= budget), None)
