@@ -1,7 +1,8 @@
 """Frozen weights in 8 and 4 bits: how they are made, and how they become numbers again, a few rows at a time.
 
-`int8` is symmetric with a scale for 64 inputs of an output, turned first so that no single one is large. `nf4` is QLoRA's 4-bit NormalFloat (arXiv:2305.14314) with blocks of 64
-and double quantization, byte for byte as bitsandbytes stores it.
+`int8` is symmetric with a scale for 64 inputs of an output, turned first so that no single one is large. `nf4` is
+QLoRA's 4-bit NormalFloat (arXiv:2305.14314) with blocks of 64 and double quantization, byte for byte as bitsandbytes
+stores it.
 """
 
 from __future__ import annotations

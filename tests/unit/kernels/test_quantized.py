@@ -180,7 +180,7 @@ INT8_SIZES = [(1, 1, 1), (1, 32, 64), (5, 33, 70), (6, 31, 192), (7, 65, 193), (
 
 @pytest.mark.parametrize(("rows", "outputs", "inputs"), INT8_SIZES)
 def test_products_in_int8_are_those_of_rounded_activations(kernels: str, rows: int, outputs: int, inputs: int):
-    """Rounding in the kernel and in torch differ where a value lies between two steps: one step of one input at most."""
+    """Up to a value that lies between two steps, which the kernel and torch may round to either."""
     needs_int8(kernels)
     x, matrix, bias = random(rows, inputs), int8_computed(random(outputs, inputs, seed=1)), random(outputs, seed=3)
     dense = dense_of(matrix).double()
