@@ -47,14 +47,17 @@ inline void load_block(const float* from, int count, __m512 v[4]) {
   }
 }
 
+inline float largest(const __m512 v[4]) {
+  const __m512 first = _mm512_max_ps(_mm512_abs_ps(v[0]), _mm512_abs_ps(v[1]));
+  return _mm512_reduce_max_ps(_mm512_max_ps(first, _mm512_max_ps(_mm512_abs_ps(v[2]), _mm512_abs_ps(v[3]))));
+}
+
 // Turned, then rounded to 127 steps either side of zero.
 inline void round_block(const float* from, int count, Rounded& to) {
   __m512 v[4];
   load_block(from, count, v);
   hadamard(v);
-  __m512 largest = _mm512_setzero_ps();
-  for (int i = 0; i < 4; i++) largest = _mm512_max_ps(largest, _mm512_abs_ps(v[i]));
-  const float most = _mm512_reduce_max_ps(largest), steps = most > 0 ? 127.0f / most : 0.0f;
+  const float most = largest(v), steps = most > 0 ? 127.0f / most : 0.0f;
   __m512i total = _mm512_setzero_si512();
   for (int i = 0; i < 4; i++) {
     const __m512i whole = _mm512_cvtps_epi32(_mm512_mul_ps(v[i], _mm512_set1_ps(steps)));
@@ -76,18 +79,29 @@ inline __m512i four_of(const int8_t* from) {
   return _mm512_set1_epi32(four);
 }
 
-// ROWS rows times one tile; `width` outputs of it are stored.
+// One tile, and where its product goes: `width` outputs are stored, or added to what is there.
+struct TileProduct {
+  const uint8_t* values;
+  const uint16_t* scales;
+  long blocks;
+  const float* bias;  // or null
+  int width;
+  bool add;
+};
+
+// ROWS rows times one tile; `left_stride` blocks lie between the rows.
 template <int ROWS>
-void multiply_rows(const Rounded* left, const uint8_t* tile, const uint16_t* scales, long blocks, const float* bias,
-                   float* out, long out_stride, int width) {
+void multiply_rows(const TileProduct& right, const Rounded* left, long left_stride, float* out, long out_stride) {
+  const uint8_t* tile = right.values;
+  const uint16_t* scales = right.scales;
   __m512 sums[ROWS][2];
   for (int row = 0; row < ROWS; row++) sums[row][0] = sums[row][1] = _mm512_setzero_ps();
-  for (long block = 0; block < blocks; block++, tile += BLOCK_BYTES, scales += TILE_OUTPUTS) {
+  for (long block = 0; block < right.blocks; block++, tile += BLOCK_BYTES, scales += TILE_OUTPUTS) {
     const Rounded* here[ROWS];
     __m512i wholes[ROWS][2];
 #pragma GCC unroll 8
     for (int row = 0; row < ROWS; row++) {
-      here[row] = left + row * blocks + block;
+      here[row] = left + row * left_stride + block;
       wholes[row][0] = wholes[row][1] = _mm512_set1_epi32(here[row]->excess);
     }
 #pragma GCC unroll 4
@@ -110,33 +124,102 @@ void multiply_rows(const Rounded* left, const uint8_t* tile, const uint16_t* sca
                                           sums[row][half]);
     }
   }
-  const uint32_t present = width >= TILE_OUTPUTS ? ~0u : (1u << width) - 1;
+  const uint32_t present = right.width >= TILE_OUTPUTS ? ~0u : (1u << right.width) - 1;
 #pragma GCC unroll 8
   for (int row = 0; row < ROWS; row++)
     for (int half = 0; half < 2; half++) {
       const __mmask16 mask = __mmask16(present >> (16 * half));
+      float* to = out + row * out_stride + 16 * half;
       __m512 value = sums[row][half];
-      if (bias) value = _mm512_add_ps(value, _mm512_maskz_loadu_ps(mask, bias + 16 * half));
-      _mm512_mask_storeu_ps(out + row * out_stride + 16 * half, mask, value);
+      if (right.bias) value = _mm512_add_ps(value, _mm512_maskz_loadu_ps(mask, right.bias + 16 * half));
+      if (right.add) value = _mm512_add_ps(value, _mm512_maskz_loadu_ps(mask, to));
+      _mm512_mask_storeu_ps(to, mask, value);
     }
 }
 
-typedef void (*RowsProduct)(const Rounded*, const uint8_t*, const uint16_t*, long, const float*, float*, long, int);
+typedef void (*RowsProduct)(const TileProduct&, const Rounded*, long, float*, long);
 constexpr RowsProduct rows_product[] = {nullptr,          multiply_rows<1>, multiply_rows<2>, multiply_rows<3>,
                                         multiply_rows<4>, multiply_rows<5>, multiply_rows<6>};
 
-// Rows cut into `parts` equal ones.
-inline long cut(long rows, long part, long parts) { return rows * part / parts; }
+// Where part `part` of `parts` equal ones begins.
+inline long cut(long whole, long part, long parts) { return whole * part / parts; }
 
-void multiply_tile(const Int8Tiles& weights, long tile, const Rounded* left, long from, long to, const float* bias,
-                   float* out, long out_stride) {
-  const long first = tile * TILE_OUTPUTS, rows = to - from, parts = (rows + ROWS_AT_ONCE - 1) / ROWS_AT_ONCE;
-  const int width = int(std::min(long(TILE_OUTPUTS), weights.outputs - first));
+void multiply_tile(const TileProduct& right, const Rounded* left, long left_stride, long rows, float* out,
+                   long out_stride) {
+  const long parts = (rows + ROWS_AT_ONCE - 1) / ROWS_AT_ONCE;
   for (long part = 0; part < parts; part++) {
-    const long row = from + cut(rows, part, parts), size = from + cut(rows, part + 1, parts) - row;
-    rows_product[size](left + row * weights.blocks, weights.block(tile, 0), weights.block_scales(tile, 0),
-                       weights.blocks, bias ? bias + first : nullptr, out + row * out_stride + first, out_stride,
-                       width);
+    const long row = cut(rows, part, parts), size = cut(rows, part + 1, parts) - row;
+    rows_product[size](right, left + row * left_stride, left_stride, out + row * out_stride, out_stride);
+  }
+}
+
+// Rows as a product reads them, [rows, blocks].
+std::unique_ptr<Rounded[]> rounded(const float* from, long stride, long rows, long columns, int threads) {
+  const long blocks = blocks_of(columns);
+  std::unique_ptr<Rounded[]> to(new Rounded[rows * blocks]);
+#pragma omp parallel for schedule(static) num_threads(threads) if (rows * blocks > 16)
+  for (long place = 0; place < rows * blocks; place++) {
+    const long first = place % blocks * BLOCK;
+    round_block(from + place / blocks * stride + first, int(std::min(long(BLOCK), columns - first)), to[place]);
+  }
+  return to;
+}
+
+// The next bf16 number that is not smaller.
+inline uint16_t bfloat16_above(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return uint16_t((bits + 0xFFFF) >> 16);
+}
+
+// A tile of W', of 32 turned inputs from `input` and blocks of 64 outputs from `output`, rounded anew along the outputs.
+struct TransposedTile {
+  static constexpr long BLOCKS = 64;  // so many at most: more would not stay in the cache
+  alignas(64) uint8_t values[BLOCKS * BLOCK_BYTES];
+  alignas(64) uint16_t scales[BLOCKS * TILE_OUTPUTS];
+
+  void fill(const Int8Tiles& weights, long input, long output, long blocks) {
+    alignas(64) float wide[TILE_OUTPUTS * BLOCK];
+    for (long block = 0; block < blocks; block++) {
+      const long from = output + block * BLOCK;
+      if (from + TILE_OUTPUTS >= weights.outputs) std::fill_n(wide, TILE_OUTPUTS * BLOCK, 0.0f);
+      for (long half = 0; half < 2 && from + half * TILE_OUTPUTS < weights.outputs; half++)
+        weights.widen(from + half * TILE_OUTPUTS, TILE_OUTPUTS, input, TILE_OUTPUTS, wide + half * TILE_OUTPUTS, BLOCK);
+      for (int i = 0; i < TILE_OUTPUTS; i++) round_weights(wide + i * BLOCK, block, i);
+    }
+  }
+
+  void round_weights(const float* from, long block, int place) {
+    __m512 v[4];
+    load_block(from, BLOCK, v);
+    hadamard(v);
+    const uint16_t above = bfloat16_above(largest(v) / (127.0f * 8.0f));
+    const float scale = from_bfloat16(above) * 8.0f;
+    const __m512 steps = _mm512_set1_ps(scale > 0 ? 1.0f / scale : 0.0f);
+    scales[block * TILE_OUTPUTS + place] = above;
+    uint8_t* to = values + block * BLOCK_BYTES + place * GROUP;
+    for (int i = 0; i < 4; i++) {
+      const __m512i whole = _mm512_add_epi32(_mm512_cvtps_epi32(_mm512_mul_ps(v[i], steps)), _mm512_set1_epi32(128));
+      alignas(16) uint32_t fours[4];
+      _mm_store_si128(reinterpret_cast<__m128i*>(fours), _mm512_cvtepi32_epi8(whole));
+      for (int group = 0; group < 4; group++)
+        std::memcpy(to + (4 * i + group) * TILE_OUTPUTS * GROUP, fours + group, GROUP);
+    }
+  }
+};
+
+void turn_back(const float* from, long blocks, float* out, long out_stride, long rows, long columns, int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads)
+  for (long place = 0; place < rows * blocks; place++) {
+    const long first = place % blocks * BLOCK;
+    __m512 v[4];
+    load_block(from + place * BLOCK, BLOCK, v);
+    hadamard(v);
+    float* to = out + place / blocks * out_stride + first;
+    for (int i = 0; i < 4; i++) {
+      const long left = std::clamp(columns - first - 16 * i, 0L, 16L);
+      _mm512_mask_storeu_ps(to + 16 * i, __mmask16((1u << left) - 1), _mm512_mul_ps(v[i], _mm512_set1_ps(0.125f)));
+    }
   }
 }
 
@@ -145,22 +228,37 @@ void multiply_tile(const Int8Tiles& weights, long tile, const Rounded* left, lon
 void int8_product(const Int8Tiles& weights, const float* x, long x_stride, long inputs, float* out, long out_stride,
                   long rows, const float* bias, int threads) {
   const long blocks = weights.blocks, tiles = (weights.outputs + TILE_OUTPUTS - 1) / TILE_OUTPUTS;
-  const std::unique_ptr<Rounded[]> left(new Rounded[rows * blocks]);
   const long row_parts = tiles < 4 * threads ? std::min(long(threads), rows) : 1;
+  const std::unique_ptr<Rounded[]> left = rounded(x, x_stride, rows, inputs, threads);
+#pragma omp parallel for schedule(static) num_threads(threads)
+  for (long task = 0; task < row_parts * tiles; task++) {
+    const long tile = task % tiles, first = tile * TILE_OUTPUTS;
+    const long row = cut(rows, task / tiles, row_parts), end = cut(rows, task / tiles + 1, row_parts);
+    const int width = int(std::min(long(TILE_OUTPUTS), weights.outputs - first));
+    const TileProduct right{weights.block(tile, 0), weights.block_scales(tile, 0), blocks, bias ? bias + first : nullptr,
+                            width, false};
+    multiply_tile(right, left.get() + row * blocks, blocks, end - row, out + row * out_stride + first, out_stride);
+  }
+}
+
+void int8_straight_product(const Int8Tiles& weights, const float* grad, long grad_stride, long inputs, float* out,
+                           long out_stride, long rows, int threads) {
+  const long blocks = blocks_of(weights.outputs), width = weights.blocks * BLOCK;
+  const std::unique_ptr<Rounded[]> left = rounded(grad, grad_stride, rows, weights.outputs, threads);
+  const std::unique_ptr<float[]> turned(new float[rows * width]);
 #pragma omp parallel num_threads(threads)
   {
+    const std::unique_ptr<TransposedTile> tile(new TransposedTile);
 #pragma omp for schedule(static)
-    for (long place = 0; place < rows * blocks; place++) {
-      const long row = place / blocks, block = place % blocks;
-      round_block(x + row * x_stride + block * BLOCK, int(std::min(long(BLOCK), inputs - block * BLOCK)), left[place]);
-    }
-#pragma omp for schedule(static)
-    for (long task = 0; task < row_parts * tiles; task++) {
-      const long part = task / tiles;
-      multiply_tile(weights, task % tiles, left.get(), cut(rows, part, row_parts), cut(rows, part + 1, row_parts), bias,
-                    out, out_stride);
-    }
+    for (long input = 0; input < width; input += TILE_OUTPUTS)
+      for (long block = 0; block < blocks; block += TransposedTile::BLOCKS) {
+        const long count = std::min(TransposedTile::BLOCKS, blocks - block);
+        tile->fill(weights, input, block * BLOCK, count);
+        const TileProduct right{tile->values, tile->scales, count, nullptr, TILE_OUTPUTS, block > 0};
+        multiply_tile(right, left.get() + block, blocks, rows, turned.get() + input, width);
+      }
   }
+  turn_back(turned.get(), weights.blocks, out, out_stride, rows, inputs, threads);
 }
 
 extern "C" int groat_multiplies_in_int8() { return 1; }
@@ -168,6 +266,7 @@ extern "C" int groat_multiplies_in_int8() { return 1; }
 #else
 
 void int8_product(const Int8Tiles&, const float*, long, long, float*, long, long, const float*, int) {}
+void int8_straight_product(const Int8Tiles&, const float*, long, long, float*, long, long, int) {}
 
 extern "C" int groat_multiplies_in_int8() { return 0; }
 

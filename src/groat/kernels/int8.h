@@ -61,3 +61,8 @@ struct Int8Tiles {
 // does not depend on the others.
 void int8_product(const Int8Tiles& weights, const float* x, long x_stride, long inputs, float* out, long out_stride,
                   long rows, const float* bias, int threads);
+
+// out[rows, inputs] = g W, in int8: both sides rounded along the outputs, W a few tiles at a time. A row does not depend
+// on the others.
+void int8_straight_product(const Int8Tiles& weights, const float* grad, long grad_stride, long inputs, float* out,
+                           long out_stride, long rows, int threads);

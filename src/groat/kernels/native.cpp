@@ -484,6 +484,8 @@ void product_of(const MatrixView& view, bool transposed, const float* left, long
                             view.rows, blocks_of(view.columns)};
     if (view.compute == 1 && transposed)
       return int8_product(weights, left, left_stride, view.columns, out, out_stride, rows, end.bias, threads);
+    if (view.compute == 1)
+      return int8_straight_product(weights, left, left_stride, view.columns, out, out_stride, rows, threads);
     return product_of(weights, view.columns, transposed, left, left_stride, out, out_stride, rows, end, threads);
   }
   const float* tiles = static_cast<const float*>(view.values);

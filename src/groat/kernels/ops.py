@@ -120,10 +120,10 @@ class TokenLogprobs(NamedTuple):
 
 
 def token_logprobs(logits_CV: torch.Tensor, token_ids_C: torch.Tensor) -> TokenLogprobs:
-    """Log-probs of the given tokens; spoils the logits."""
+    """Log-probs of the given tokens."""
     if (native := native_for(logits_CV)) is None:
         lse_C = logits_CV.logsumexp(-1)
-        all_logprobs_CV = logits_CV.sub_(lse_C[:, None])
+        all_logprobs_CV = logits_CV - lse_C[:, None]
         logprobs_C = all_logprobs_CV.gather(1, token_ids_C[:, None])[:, 0]
         return TokenLogprobs(logprobs_C, lse_C, -torch.linalg.vecdot(all_logprobs_CV.exp(), all_logprobs_CV))
     logits_CV, token_ids_C = logits_CV.contiguous(), token_ids_C.contiguous()

@@ -195,8 +195,21 @@ def test_a_row_in_int8_does_not_depend_on_the_rows_beside_it():
     needs_int8("auto")
     x, matrix = random(200, 300), int8_computed(random(100, 300, seed=1))
     together = ops.product(x, matrix)
+    grad = random(200, 100, seed=2)
+    grads_together = ops.straight_product(grad, matrix)
     for start, end in ((0, 1), (3, 9), (100, 200)):
         assert torch.equal(ops.product(x[start:end], matrix), together[start:end])
+        assert torch.equal(ops.straight_product(grad[start:end], matrix), grads_together[start:end])
+
+
+@pytest.mark.parametrize(("rows", "outputs", "inputs"), [*INT8_SIZES, (9, 5000, 70)])
+def test_gradients_in_int8_are_near_those_of_the_dense_matrix(rows: int, outputs: int, inputs: int):
+    """Both sides are rounded to 8 bits along the outputs: less than one part in a hundred in all."""
+    needs_int8("auto")
+    grad, matrix = random(rows, outputs), int8_computed(random(outputs, inputs, seed=1))
+    expected = grad.double() @ dense_of(matrix).double()
+    found = ops.straight_product(grad, matrix).double()
+    assert (found - expected).norm() / expected.norm() < 0.01
 
 
 def test_one_large_activation_does_not_drown_the_others():
