@@ -12,7 +12,7 @@ from groat.kernels.ops import product, straight_product, token_logprob_gradient_
 
 
 class _ChunkedLogprobs(torch.autograd.Function):
-    """Forward finds each row's gradient while it has the logits, so backward has only to scale it; saves nothing else."""
+    """Forward finds each row's gradient while it has the logits; backward has only to scale it. Saves nothing else."""
 
     @staticmethod
     def forward(
