@@ -14,6 +14,9 @@ Message = Mapping[str, str]
 StorageKind = Literal["f32", "bf16", "int8", "nf4"]
 """How a frozen weight matrix is stored, from most bytes to fewest: 4, 2, 1 and about half a byte per weight."""
 
+Compute = Literal["f32", "int8"]
+"""What products of a quantized matrix are computed in; int8: activations are rounded too, a scale per row and 64."""
+
 
 class UserError(Exception):
     """Something the user can put right. Its text says what, where and what to do; the command line exits with 2."""

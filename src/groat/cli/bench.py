@@ -12,8 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from groat.config.tree import RunConfig, SamplingConfig, TrainingConfig
-from groat.types import Problem, UserError
+from groat.config.tree import MemoryConfig, ModelConfig, RunConfig, SamplingConfig, TrainingConfig
+from groat.types import Compute, Problem, StorageKind, UserError
 
 QUESTIONS = (
     "I have 3 apples and buy 4 more, then eat 2. How many apples do I have? Think step by step.",
@@ -27,14 +27,18 @@ PEER_SCRIPTS = Path("benchmarks/peers")
 
 
 def bench_w1(args: list[str]) -> None:
-    """4 prompts x 8 completions x 128 tokens, LoRA r=16 on all linear layers, one optimizer step; fp32."""
+    """4 prompts x 8 completions x 128 tokens, LoRA r=16 on all linear layers, one optimizer step."""
     options = _options(args)
+    storage, compute = _numbers(options)
     config = RunConfig(
+        model=ModelConfig(compute=compute),
+        memory=MemoryConfig(storage=storage),
         sampling=SamplingConfig(
             num_generations=GROUP_SIZE, max_completion_length=NEW_TOKENS, min_completion_length=NEW_TOKENS
         ),
         training=TrainingConfig(generation_batch_size=len(QUESTIONS) * GROUP_SIZE, learning_rate=2e-5),
     )
+    print(f"weights stored in {storage}, products computed in {compute}", flush=True)
     work = _Work(config)
     work.step()  # warm-up: the first step allocates
     steps: list[dict[str, float]] = []
@@ -44,7 +48,7 @@ def bench_w1(args: list[str]) -> None:
         print(f"groat step {repetition + 1}/{options.repetitions}: {_words(steps[-1])}", flush=True)
         if options.peer and repetition < len(_PEERS):
             peers.append(_run_peer(options.peer, _PEERS[repetition]))
-    figures = _medians(steps, work.peak_gib())
+    figures = _medians(steps, work.peak_gib()) | {"storage": storage, "compute": compute}
     _print_comparison(figures, peers)
     if options.json:
         print(json.dumps(figures | ({"peers": peers} if peers else {})))
@@ -54,6 +58,12 @@ def _options(args: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="groat bench w1", description=bench_w1.__doc__)
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
     parser.add_argument("--repetitions", type=int, default=3, help="steps measured (default 3)")
+    parser.add_argument("--storage", choices=("f32", "bf16", "int8", "nf4"), help="of the frozen weights")
+    parser.add_argument(
+        "--compute",
+        choices=("f32", "int8"),
+        help="of products with them; without both, int8 for both where the CPU has AVX512-VNNI, else f32",
+    )
     parser.add_argument(
         "--peer",
         metavar="PYTHON",
@@ -65,6 +75,16 @@ def _options(args: list[str]) -> argparse.Namespace:
     if options.peer and not PEER_SCRIPTS.is_dir():
         raise UserError(f"--peer needs the scripts in {PEER_SCRIPTS}: run it in a checkout of groat")
     return options
+
+
+def _numbers(options: argparse.Namespace) -> tuple[StorageKind, Compute]:
+    """Storage and compute as asked for, else the fastest faithful ones on this machine."""
+    from groat.kernels.native import has_int8_kernels
+
+    in_int8 = has_int8_kernels() and options.storage in (None, "int8") and options.compute in (None, "int8")
+    compute: Compute = options.compute or ("int8" if in_int8 else "f32")
+    storage: StorageKind = options.storage or ("int8" if compute == "int8" else "f32")
+    return storage, compute
 
 
 class _Work:

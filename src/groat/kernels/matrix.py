@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 
 from groat.kernels.native import MatrixView, native_for
 from groat.kernels.quantized import Int8Matrix, NF4Matrix, Rows, int8_of, nf4_of, rows_in_ranges
-from groat.types import StorageKind
+from groat.types import Compute, StorageKind
 
 _ELEMENTS_AT_ONCE = 2**21
 
@@ -86,6 +86,11 @@ def _tiled(shape: tuple[int, int], ranges: Rows) -> Matrix:
         tiles_PKC[first : first + len(padded)] = padded.transpose(1, 2)
         first += len(padded)
     return TiledMatrix(tiles_PKC, shape[0])
+
+
+def computed_in(weight_NK: Matrix, compute: Compute) -> Matrix:
+    """The same weights, products with them computed so; only int8 ones have the choice."""
+    return replace(weight_NK, compute=compute) if isinstance(weight_NK, Int8Matrix) else weight_NK
 
 
 def rows_of(weight_NK: Matrix, ids_T: torch.Tensor) -> torch.Tensor:

@@ -12,6 +12,8 @@
 #include <limits>
 #include <vector>
 
+#include "int8.h"
+
 #if defined(__AVX2__)
 #include <immintrin.h>
 #endif
@@ -94,18 +96,6 @@ struct BFloat16 {
       const uint32_t bits = uint32_t(from[i]) << 16;
       std::memcpy(buffer + i, &bits, sizeof bits);
     }
-    return buffer;
-  }
-};
-
-struct Int8 {  // one scale per row
-  const int8_t* values;
-  const float* scales;
-  long columns;
-  const float* segment(long row, long column, int count, float* buffer) const {
-    const int8_t* from = values + row * columns + column;
-    const float scale = scales[row];
-    for (int i = 0; i < count; i++) buffer[i] = scale * float(from[i]);
     return buffer;
   }
 };
@@ -260,6 +250,29 @@ struct TiledStraight {
   const char* after(const float*) const { return nullptr; }
 };
 
+// int8 weights (int8.h), of inputs that are turned already; tiles of ours lie within one of theirs.
+struct Int8Transposed {
+  const Int8Tiles& weights;
+  static_assert(TILE_OUTPUTS % TILE_COLS == 0 && DEPTH % BLOCK == 0);
+  const float* tile(long first, int, long start, int depth, float* room) const {
+    weights.widen(first, TILE_COLS, start, depth, room, TILE_COLS);
+    return room;
+  }
+  const char* after(const float*) const { return nullptr; }
+};
+struct Int8Straight {
+  const Int8Tiles& weights;
+  const float* tile(long first, int, long start, int depth, float* room) const {
+    alignas(64) float turned[TILE_COLS * TILE_COLS];
+    for (int k = 0; k < depth; k += TILE_COLS) {
+      weights.widen(start + k, TILE_COLS, first, TILE_COLS, turned, TILE_COLS);
+      pack_transposed(turned, TILE_COLS, TILE_COLS, std::min(TILE_COLS, depth - k), room + k * TILE_COLS);
+    }
+    return room;
+  }
+  const char* after(const float*) const { return nullptr; }
+};
+
 // ---- Matrix products ----
 
 struct Epilogue {
@@ -407,11 +420,12 @@ void product(const Weights& weights, bool transposed, const float* left, long le
 
 // A frozen matrix as Python hands it over; the fields are those of MatrixView in native.py.
 struct MatrixView {
-  int32_t kind;  // 0 fp32, 1 bf16, 2 int8, 3 nf4, 4 fp32 in tiles
+  int32_t kind;     // 0 fp32, 1 bf16, 2 int8 in tiles, 3 nf4, 4 fp32 in tiles
+  int32_t compute;  // 0 in fp32, 1 in int8
   int32_t block;
   int64_t rows, columns;
   const void* values;
-  const float* scales;  // int8: per row; nf4: per block, or null
+  const float* scales;  // nf4: per block, or null; int8: bf16 per block
   const uint8_t* scale_codes;
   const float* scale_map;
   const float* scale_scales;
@@ -426,7 +440,6 @@ void with_weights(const MatrixView& view, const Use& use) {
   switch (view.kind) {
     case 0: return use(Float32{static_cast<const float*>(view.values), view.columns});
     case 1: return use(BFloat16{static_cast<const uint16_t*>(view.values), view.columns});
-    case 2: return use(Int8{static_cast<const int8_t*>(view.values), view.scales, view.columns});
     default: {
       const NF4Pairs pairs(view.code);
       return use(NF4{static_cast<const uint8_t*>(view.values), view.scales, view.scale_codes, view.scale_map,
@@ -435,9 +448,46 @@ void with_weights(const MatrixView& view, const Use& use) {
   }
 }
 
+// Rows turned block by block, [rows, blocks * BLOCK]: what lies past `columns` counts as zeros.
+std::vector<float> turned(const float* from, long stride, long rows, long columns, int threads) {
+  const long blocks = blocks_of(columns);
+  std::vector<float> to(rows * blocks * BLOCK);
+#pragma omp parallel for schedule(static) num_threads(threads)
+  for (long place = 0; place < rows * blocks; place++) {
+    const long first = place % blocks * BLOCK, count = std::min(long(BLOCK), columns - first);
+    float* block = to.data() + place * BLOCK;
+    for (long i = 0; i < count; i++) block[i] = from[place / blocks * stride + first + i] * 0.125f;
+    hadamard(block);
+  }
+  return to;
+}
+
+void product_of(const Int8Tiles& weights, long inputs, bool transposed, const float* left, long left_stride, float* out,
+                long out_stride, long rows, const Epilogue& end, int threads) {
+  const long width = weights.blocks * BLOCK;
+  if (transposed) {
+    const std::vector<float> x = turned(left, left_stride, rows, inputs, threads);
+    multiply(Int8Transposed{weights}, x.data(), width, out, out_stride, rows, weights.outputs, width, end, threads);
+    return;
+  }
+  std::vector<float> grad(rows * width);
+  multiply(Int8Straight{weights}, left, left_stride, grad.data(), width, rows, width, weights.outputs, end, threads);
+  const std::vector<float> back = turned(grad.data(), width, rows, width, threads);
+  for (long row = 0; row < rows; row++) std::copy_n(back.data() + row * width, inputs, out + row * out_stride);
+}
+
 void product_of(const MatrixView& view, bool transposed, const float* left, long left_stride, float* out,
                 long out_stride, long rows, const Epilogue& end, int threads) {
   if (!rows) return;
+  if (view.kind == 2) {
+    const Int8Tiles weights{static_cast<const uint8_t*>(view.values), static_cast<const uint16_t*>(view.scales),
+                            view.rows, blocks_of(view.columns)};
+    if (view.compute == 1 && transposed)
+      return int8_product(weights, left, left_stride, view.columns, out, out_stride, rows, end.bias, threads);
+    if (view.compute == 1)
+      return int8_straight_product(weights, left, left_stride, view.columns, out, out_stride, rows, threads);
+    return product_of(weights, view.columns, transposed, left, left_stride, out, out_stride, rows, end, threads);
+  }
   const float* tiles = static_cast<const float*>(view.values);
   if (view.kind == 4 && transposed)
     multiply(TiledTransposed{tiles, view.columns}, left, left_stride, out, out_stride, rows, view.rows, view.columns,

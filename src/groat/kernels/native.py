@@ -29,7 +29,6 @@ _SIGNATURES: dict[str, Sequence[type]] = {
     "groat_logprob_gradient": (*(_POINTER,) * 4, _LONG, _LONG, _INT),
     "groat_to_nf4": (_POINTER, _LONG, _POINTER, _POINTER, _POINTER, _INT),
     "groat_to_bytes": (_POINTER, _LONG, _LONG, _POINTER, _POINTER, _POINTER, _INT),
-    "groat_to_int8": (_POINTER, _LONG, _LONG, _POINTER, _POINTER, _INT),
     "groat_draw": (_POINTER, _LONG, _POINTER, _POINTER, _POINTER, _LONG, _LONG, _INT),
 }
 
@@ -38,7 +37,8 @@ class MatrixView(ctypes.Structure):
     """A frozen matrix as native.cpp sees it. Whoever makes one keeps the tensors alive."""
 
     _fields_ = (
-        *(("kind", ctypes.c_int32), ("block", ctypes.c_int32), ("rows", ctypes.c_int64), ("columns", ctypes.c_int64)),
+        *((name, ctypes.c_int32) for name in ("kind", "compute", "block")),
+        *((name, ctypes.c_int64) for name in ("rows", "columns")),
         *((name, _POINTER) for name in ("values", "scales", "scale_codes", "scale_map", "scale_scales")),
         *((name, _POINTER) for name in ("scale_offsets", "code")),
     )
@@ -50,13 +50,22 @@ class MatrixView(ctypes.Structure):
         shape: tuple[int, int],
         values: torch.Tensor,
         *,
+        in_int8: bool = False,
         block: int = 0,
         **others: torch.Tensor,
     ) -> MatrixView:
-        """Kinds are those of native.cpp: 0 fp32, 1 bf16, 2 int8, 3 nf4, 4 fp32 in tiles."""
+        """Kinds are those of native.cpp: 0 fp32, 1 bf16, 2 int8, 3 nf4, 4 fp32 in tiles. `in_int8`: so are products."""
         pointers = {name: tensor.data_ptr() for name, tensor in others.items()}
         rows, columns = shape
-        return cls(kind=kind, block=block, rows=rows, columns=columns, values=values.data_ptr(), **pointers)
+        return cls(
+            kind=kind,
+            compute=int(in_int8),
+            block=block,
+            rows=rows,
+            columns=columns,
+            values=values.data_ptr(),
+            **pointers,
+        )
 
 
 Kernels = Literal["auto", "torch"]
@@ -95,6 +104,12 @@ def _library() -> ctypes.CDLL | None:
         function = getattr(library, name)
         function.argtypes, function.restype = argument_types, None
     return library
+
+
+def has_int8_kernels() -> bool:
+    """Whether products in int8 are compiled in and wanted: on x86 CPUs with AVX512-VNNI."""
+    native = native_for()
+    return native is not None and bool(native.groat_multiplies_in_int8())
 
 
 def kernels_in_use() -> str:

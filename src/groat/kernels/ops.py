@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from groat.kernels.matrix import Matrix, plain_parts, view_of
 from groat.kernels.native import MatrixView, native_for
+from groat.kernels.quantized import Int8Matrix, rounded
 
 _MANY_ROWS = 512
 """From here on torch's products of plain fp32 matrices are as fast as ours."""
@@ -22,6 +23,8 @@ def product(
     """x W' + bias, [T, N], in `out` if given. Where the kernels compute it, a row does not depend on the others."""
     output_TN = input_TK.new_empty(input_TK.shape[0], weight_NK.shape[0]) if out is None else out
     if not _native_product(input_TK, weight_NK, output_TN, bias_N, transposed=True):
+        if isinstance(weight_NK, Int8Matrix) and weight_NK.compute == "int8":
+            input_TK = rounded(input_TK)
         for rows, part_NK in plain_parts(weight_NK):
             torch.mm(input_TK, part_NK.T, out=output_TN[:, rows])
         if bias_N is not None:
@@ -117,10 +120,10 @@ class TokenLogprobs(NamedTuple):
 
 
 def token_logprobs(logits_CV: torch.Tensor, token_ids_C: torch.Tensor) -> TokenLogprobs:
-    """Log-probs of the given tokens; spoils the logits."""
+    """Log-probs of the given tokens."""
     if (native := native_for(logits_CV)) is None:
         lse_C = logits_CV.logsumexp(-1)
-        all_logprobs_CV = logits_CV.sub_(lse_C[:, None])
+        all_logprobs_CV = logits_CV - lse_C[:, None]
         logprobs_C = all_logprobs_CV.gather(1, token_ids_C[:, None])[:, 0]
         return TokenLogprobs(logprobs_C, lse_C, -torch.linalg.vecdot(all_logprobs_CV.exp(), all_logprobs_CV))
     logits_CV, token_ids_C = logits_CV.contiguous(), token_ids_C.contiguous()

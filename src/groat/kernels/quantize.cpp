@@ -12,7 +12,6 @@ namespace {
 constexpr int NF4_VALUES = 16, NF4_BLOCK = 64;
 constexpr uint8_t NF4_ZERO = 7;
 constexpr float SMALLEST = 1e-38f;          // what a block of zeros is divided by, as in bitsandbytes
-constexpr float NEAREST_WHOLE = 12582912.0f;  // 1.5 * 2^23: added and taken away, it rounds halves to even
 
 float largest_magnitude(const float* from, long count) {
   int32_t largest = 0;
@@ -82,20 +81,6 @@ void groat_to_bytes(const float* values, long count, long block, const float* mi
     make_relative(values + start, size, int(block), scale, relative);
     for (int i = 0; i < size; i++) codes[start + i] = uint8_t(std::lower_bound(middles, middles + 255, relative[i]) - middles);
     scales[start / block] = scale;
-  }
-}
-
-// A scale per row: 127 steps either side of zero; a row of zeros keeps a scale that can be divided by.
-void groat_to_int8(const float* values, long rows, long columns, int8_t* codes, float* scales, int threads) {
-#pragma omp parallel for schedule(static) num_threads(threads)
-  for (long row = 0; row < rows; row++) {
-    const float* from = values + row * columns;
-    const float step = largest_magnitude(from, columns) / 127.0f, scale = step == 0.0f ? 1.0f : step;
-    for (long i = 0; i < columns; i++) {
-      const float steps = std::min(std::max(from[i] / scale, -127.0f), 127.0f);
-      codes[row * columns + i] = int8_t((steps + NEAREST_WHOLE) - NEAREST_WHOLE);
-    }
-    scales[row] = scale;
   }
 }
 

@@ -1,7 +1,8 @@
 """Frozen weights in 8 and 4 bits: how they are made, and how they become numbers again, a few rows at a time.
 
-`int8` is symmetric with one scale per output. `nf4` is QLoRA's 4-bit NormalFloat (arXiv:2305.14314) with blocks of 64
-and double quantization, byte for byte as bitsandbytes stores it.
+`int8` is symmetric with a scale for 64 inputs of an output, turned first so that no single one is large. `nf4` is
+QLoRA's 4-bit NormalFloat (arXiv:2305.14314) with blocks of 64 and double quantization, byte for byte as bitsandbytes
+stores it.
 """
 
 from __future__ import annotations
@@ -13,9 +14,12 @@ from dataclasses import dataclass
 import torch
 
 from groat.kernels.native import MatrixView, native_for
+from groat.types import Compute
 
 BLOCK = 64
-"""Elements that share one NF4 scale; blocks run over the flattened matrix."""
+"""Elements that share one scale; those of NF4 run over the flattened matrix."""
+TILE_OUTPUTS, GROUP = 32, 4
+"""Outputs of a tile of int8 weights, and inputs of each that lie side by side: those of int8.h."""
 SCALE_BLOCK = 256
 """NF4 scales that share one scale of their own."""
 _ZERO = 7
@@ -50,27 +54,63 @@ def dynamic_code() -> torch.Tensor:
     return torch.tensor(sorted(values))
 
 
+@functools.cache
+def hadamard() -> torch.Tensor:
+    """The orthogonal matrix of 64 rows whose entries are 1/8 and -1/8 (Sylvester's); symmetric, its own inverse."""
+    matrix = torch.ones(1, 1)
+    while len(matrix) < BLOCK:
+        matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)])
+    return matrix / BLOCK**0.5
+
+
+def turned(input_XK: torch.Tensor) -> torch.Tensor:
+    """Rows in blocks [X, B, 64], each times the Hadamard matrix: a few large values become many middling ones (QuIP#,
+    arXiv:2402.04396). Products of two rows stay what they were, if both are turned."""
+    blocks_XBK = torch.nn.functional.pad(input_XK, (0, -input_XK.shape[1] % BLOCK)).unflatten(1, (-1, BLOCK))
+    return blocks_XBK @ hadamard().to(input_XK.dtype)
+
+
+def rounded(input_XK: torch.Tensor) -> torch.Tensor:
+    """Activations [X, K] as products in int8 see them: a scale per row and block, 127 steps either side of zero."""
+    blocks_XBK = turned(input_XK)
+    largest = blocks_XBK.abs().amax(-1, keepdim=True)
+    steps = torch.where(largest > 0, 127 / largest, 0.0)
+    values_XBK = (blocks_XBK * steps).round_().mul_(largest / 127)
+    return (values_XBK @ hadamard().to(input_XK.dtype)).flatten(1)[:, : input_XK.shape[1]]
+
+
 @dataclass(frozen=True, eq=False)
 class Int8Matrix:
-    """A frozen matrix [N, K]: `values_NK * scales_N`."""
+    """A frozen matrix [N, K] in blocks of 64 inputs that are turned, then rounded to a bf16 scale: a byte a weight.
 
-    values_NK: torch.Tensor
-    scales_N: torch.Tensor
+    They lie as the kernels read them: output n and input k of a block b are `tiles[n // 32, b, k // 4, n % 32, k % 4]`,
+    a value + 128; outputs past N and inputs past K count as zeros.
+    """
+
+    tiles: torch.Tensor
+    scales: torch.Tensor
+    """[N / 32, blocks, 32], bf16."""
+    num_rows: int
+    num_columns: int
+    compute: Compute = "f32"
 
     @property
     def shape(self) -> tuple[int, int]:
-        return self.values_NK.shape[0], self.values_NK.shape[1]
+        return self.num_rows, self.num_columns
 
     def tensors(self) -> tuple[torch.Tensor, ...]:
-        return self.values_NK, self.scales_N
+        return self.tiles, self.scales
 
     def rows(self, ids_T: torch.Tensor) -> torch.Tensor:
         """Rows by number, [T, K], fp32."""
-        return self.values_NK[ids_T].float().mul_(self.scales_N[ids_T, None])
+        tile_T, place_T = ids_T // TILE_OUTPUTS, ids_T % TILE_OUTPUTS
+        values_TBK = self.tiles[tile_T, :, :, place_T].flatten(2).float().sub_(128)
+        values_TBK *= self.scales[tile_T, :, place_T].float()[:, :, None]
+        return (values_TBK @ hadamard()).flatten(1)[:, : self.num_columns]
 
     @functools.cached_property
     def view(self) -> MatrixView:
-        return MatrixView.of(2, self.shape, self.values_NK, scales=self.scales_N)
+        return MatrixView.of(2, self.shape, self.tiles, scales=self.scales, in_int8=self.compute == "int8")
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,7 +216,7 @@ def rows_in_ranges(weight_NK: torch.Tensor) -> Iterator[torch.Tensor]:
 
 
 def to_int8(weight_NK: torch.Tensor) -> Int8Matrix:
-    """Round to 127 steps either side of zero, the largest of each row at the end."""
+    """Turn and round to 127 steps either side of zero, the largest of each block at the end."""
     return int8_of((weight_NK.shape[0], weight_NK.shape[1]), rows_in_ranges(weight_NK))
 
 
@@ -187,14 +227,34 @@ def to_nf4(weight_NK: torch.Tensor) -> NF4Matrix:
 
 def int8_of(shape: tuple[int, int], ranges: Rows) -> Int8Matrix:
     """`to_int8` of rows that come a few at a time. NotFiniteError for infinities and NaN."""
-    values_NK, scales_N = torch.empty(shape, dtype=torch.int8), torch.empty(shape[0])
+    (rows, columns), num_blocks = shape, -(-shape[1] // BLOCK)
+    tiles = torch.empty(-(-rows // TILE_OUTPUTS), num_blocks, BLOCK // GROUP, TILE_OUTPUTS, GROUP, dtype=torch.uint8)
+    scales = torch.empty(len(tiles), num_blocks, TILE_OUTPUTS, dtype=torch.bfloat16)
     first = 0
     for some in ranges:
-        rows = slice(first, first + len(some))
-        _round_rows(some.float().contiguous(), values_NK[rows], scales_N[rows])
-        first = rows.stop
-    _check_finite(scales_N)
-    return Int8Matrix(values_NK, scales_N)
+        end = first + -(-len(some) // TILE_OUTPUTS)
+        _round_blocks(some.float(), tiles[first:end], scales[first:end])
+        first = end
+    return Int8Matrix(tiles, scales, rows, columns)
+
+
+def _round_blocks(weight_NK: torch.Tensor, tiles: torch.Tensor, scales: torch.Tensor) -> None:
+    """Fill `tiles` and `scales`."""
+    blocks_NBK = turned(torch.nn.functional.pad(weight_NK, (0, 0, 0, -len(weight_NK) % TILE_OUTPUTS)))
+    largest_NB = blocks_NBK.abs().amax(-1)
+    _check_finite(largest_NB)
+    scales_NB = _bf16_above(largest_NB / 127)
+    # A block of zeros has the scale 0 and stays zeros.
+    blocks_NBK.div_(scales_NB.float().clamp_(min=_SMALLEST)[:, :, None]).round_().add_(128)
+    num_blocks = tiles.shape[1]
+    values = blocks_NBK.to(torch.uint8).view(-1, TILE_OUTPUTS, num_blocks, BLOCK // GROUP, GROUP)
+    tiles.copy_(values.permute(0, 2, 3, 1, 4))
+    scales.copy_(scales_NB.view(-1, TILE_OUTPUTS, num_blocks).transpose(1, 2))
+
+
+def _bf16_above(values: torch.Tensor) -> torch.Tensor:
+    """The next bf16 number that is not smaller; of numbers not below 0."""
+    return ((values.view(torch.int32) + 0xFFFF) >> 16).to(torch.int16).view(torch.bfloat16)
 
 
 def nf4_of(shape: tuple[int, int], ranges: Rows) -> NF4Matrix:
@@ -214,21 +274,6 @@ def nf4_of(shape: tuple[int, int], ranges: Rows) -> NF4Matrix:
 def _check_finite(scales: torch.Tensor) -> None:
     if not scales.isfinite().all():
         raise NotFiniteError("weights hold an infinity or NaN")
-
-
-def _round_rows(weight_NK: torch.Tensor, values_NK: torch.Tensor, scales_N: torch.Tensor) -> None:
-    """Fill `values_NK` and `scales_N`."""
-    if native := native_for(weight_NK):
-        native.groat_to_int8(
-            *(weight_NK.data_ptr(), *weight_NK.shape, values_NK.data_ptr(), scales_N.data_ptr()),
-            torch.get_num_threads(),
-        )
-        return
-    steps = weight_NK.abs().amax(1).div_(127)
-    # A row of zeros keeps a scale that can be divided by.
-    scales_N.copy_(torch.where(steps == 0, 1.0, steps))
-    # The scale of a row of the smallest numbers there are is so coarse that the row would end beyond 127.
-    values_NK.copy_(weight_NK.div(scales_N[:, None]).clamp_(-127, 127).round_())
 
 
 def _round_to_nf4(values: torch.Tensor, packed: torch.Tensor, scales: torch.Tensor) -> None:

@@ -12,7 +12,7 @@ from groat.kernels.ops import product, straight_product, token_logprob_gradient_
 
 
 class _ChunkedLogprobs(torch.autograd.Function):
-    """Saves the rows it was given and one log-sum-exp per row; backward computes each chunk's logits again."""
+    """Forward finds each row's gradient while it has the logits; backward has only to scale it. Saves nothing else."""
 
     @staticmethod
     def forward(
@@ -24,22 +24,21 @@ class _ChunkedLogprobs(torch.autograd.Function):
         chunk: int,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         logprobs_N, lse_N, entropy_N = (rows_NH.new_empty(len(rows_NH)) for _ in range(3))
+        grad_NH = torch.empty_like(rows_NH) if ctx.needs_input_grad[0] else None
+        ones_N = rows_NH.new_full((len(rows_NH),), 1 / temperature)
         for part, logits_CV in _logits(rows_NH, head_VH, temperature, chunk):
             logprobs_N[part], lse_N[part], entropy_N[part] = token_logprobs(logits_CV, token_ids_N[part])
-        ctx.save_for_backward(rows_NH, token_ids_N, lse_N)
-        ctx.head_VH, ctx.temperature, ctx.chunk = head_VH, temperature, chunk
+            if grad_NH is not None:
+                token_logprob_gradient_(logits_CV, token_ids_N[part], lse_N[part], ones_N[part])
+                grad_NH[part] = straight_product(logits_CV, head_VH)
+        ctx.save_for_backward(grad_NH)
         ctx.mark_non_differentiable(entropy_N)
         return logprobs_N, entropy_N
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None, None, None]:
-        rows_NH, token_ids_N, lse_N = ctx.saved_tensors
-        grad_N = grads[0] / ctx.temperature
-        grad_rows_NH = torch.empty_like(rows_NH)
-        for part, logits_CV in _logits(rows_NH, ctx.head_VH, ctx.temperature, ctx.chunk):
-            token_logprob_gradient_(logits_CV, token_ids_N[part], lse_N[part], grad_N[part])
-            grad_rows_NH[part] = straight_product(logits_CV, ctx.head_VH)
-        return grad_rows_NH, None, None, None, None
+        (grad_NH,) = ctx.saved_tensors
+        return grad_NH * grads[0][:, None], None, None, None, None
 
 
 def _logits(

@@ -23,7 +23,7 @@ _KINDS: tuple[StorageKind, ...] = ("f32", "bf16", "int8", "nf4")
 _STORAGE_REASONS: Mapping[StorageKind, str] = {
     "f32": "the frozen weights exactly as they are computed with",
     "bf16": "half the bytes of fp32; most checkpoints lose nothing",
-    "int8": "a quarter of fp32, one scale per output; a rounding far below the sampling noise",
+    "int8": "a quarter of fp32, a scale for 64 weights; a rounding far below the sampling noise",
     "nf4": "QLoRA: about an eighth of fp32, embedding and head in int8",
 }
 _ALWAYS_MODEST = 640 * 2**20

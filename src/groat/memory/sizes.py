@@ -15,7 +15,8 @@ FRAMEWORK = 330 * 2**20
 
 
 def matrix_bytes(rows: int, columns: int, kind: StorageKind) -> int:
-    """One frozen matrix: int8 has a scale per row; NF4 a byte per 64 weights, and two numbers per 256 of those."""
+    """One frozen matrix: int8 lies in tiles of 32 x 64 with a bf16 scale for 64 weights; NF4 has a byte per 64 weights,
+    and two numbers per 256 of those."""
     weights = rows * columns
     match kind:
         case "f32":
@@ -23,7 +24,7 @@ def matrix_bytes(rows: int, columns: int, kind: StorageKind) -> int:
         case "bf16":
             return 2 * weights
         case "int8":
-            return weights + 4 * rows
+            return -(-rows // 32) * -(-columns // 64) * 32 * (64 + 2)
         case "nf4":
             blocks = -(-weights // 64)
             return -(-weights // 2) + blocks + 8 * -(-blocks // 256)

@@ -7,14 +7,14 @@ from pathlib import Path
 
 from groat.config.tree import ModelConfig
 from groat.kernels.matrix import stored
-from groat.kernels.native import choose_kernels
+from groat.kernels.native import choose_kernels, has_int8_kernels, kernels_in_use
 from groat.model.checkpoint import read_weights
 from groat.model.locate import model_folder, read_spec
 from groat.model.spec import ModelSpec
 from groat.model.storage import Storage
 from groat.model.tokenizer import Tokenizer, read_tokenizer
 from groat.model.weights import Weights
-from groat.types import UserError
+from groat.types import Compute, UserError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,5 +49,21 @@ def load_model(
         )
     choose_kernels(config.kernels)
     kinds = storage or Storage()
+    compute: Compute = "int8" if config.compute == "int8" else "f32"
+    if compute == "int8":
+        _check_int8(kinds)
     weights = read_weights(folder, spec, lambda name, weight_NK: stored(weight_NK, kinds.kind_of(name)))
-    return LoadedModel(name=config.name, spec=spec, weights=weights, tokenizer=tokenizer)
+    return LoadedModel(name=config.name, spec=spec, weights=weights.computed_in(compute), tokenizer=tokenizer)
+
+
+def _check_int8(storage: Storage) -> None:
+    if storage.layers in ("f32", "bf16"):
+        raise UserError(
+            f"model.compute is int8, but the weights are stored in {storage.layers}, whose products are computed in "
+            "f32: set memory.storage int8, or leave model.compute out"
+        )
+    if not has_int8_kernels():
+        raise UserError(
+            "model.compute is int8, but it needs groat's own kernels on an x86 CPU with AVX512-VNNI; the kernels in "
+            f"use are {kernels_in_use()}. groat doctor shows what the CPU has; leave model.compute out for f32"
+        )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
-from groat.kernels.matrix import Matrix, tensors_of
+from groat.kernels.matrix import Matrix, computed_in, tensors_of
+from groat.types import Compute
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,6 +17,9 @@ class Linear:
 
     weight_NK: Matrix
     bias_N: torch.Tensor | None = None
+
+    def computed_in(self, compute: Compute) -> Linear:
+        return replace(self, weight_NK=computed_in(self.weight_NK, compute))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +35,15 @@ class LayerWeights:
     gate_up: Linear
     down: Linear
 
+    def computed_in(self, compute: Compute) -> LayerWeights:
+        return replace(
+            self,
+            qkv=self.qkv.computed_in(compute),
+            output=self.output.computed_in(compute),
+            gate_up=self.gate_up.computed_in(compute),
+            down=self.down.computed_in(compute),
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Weights:
@@ -45,6 +58,17 @@ class Weights:
     def dtype(self) -> torch.dtype:
         """What hidden states and keys are computed in."""
         return self.final_norm_H.dtype
+
+    def computed_in(self, compute: Compute) -> Weights:
+        """The same tensors; products with quantized ones are computed in `compute`."""
+        head_VH = computed_in(self.head_VH, compute)
+        is_tied = self.head_VH is self.embedding_VH
+        return replace(
+            self,
+            embedding_VH=head_VH if is_tied else self.embedding_VH,
+            layers=tuple(layer.computed_in(compute) for layer in self.layers),
+            head_VH=head_VH,
+        )
 
     def tensors(self) -> Iterator[torch.Tensor]:
         """Every distinct tensor, for counting bytes."""

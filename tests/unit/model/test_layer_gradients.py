@@ -9,12 +9,14 @@ import torch
 import torch.nn.functional as F
 from tiny_decoders import tiny_adapter, tiny_decoder, tiny_spec
 
+from groat.kernels.matrix import Matrix, dense_of, stored
 from groat.model.attention import tree_attention
 from groat.model.layers import Prepare, linear, rms_norm, rotate, swiglu
 from groat.model.lora import LoraPair
 from groat.model.recompute import Recompute
 from groat.model.weights import Linear
 from groat.trees import grow
+from groat.types import StorageKind
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -83,6 +85,22 @@ def test_a_linear_layer_with_lora_is_one_with_merged_weights(parts: tuple[int, .
         strict=True,
     ):
         torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("kind", ["bf16", "int8", "nf4"])
+def test_gradients_through_rounded_weights_are_those_through_the_same_weights_in_fp32(kind: StorageKind):
+    base = torch.randn(200, 130, generator=torch.Generator().manual_seed(0))
+    rounded = stored(base, kind)
+    pair, inputs = random_pair((120, 80), 130), random(50, 130)
+    leaves = [tensor.detach().float().requires_grad_() for tensor in (inputs, pair.a_RK, *pair.bs_NR)]
+
+    def gradients(weight_NK: Matrix) -> tuple[torch.Tensor, ...]:
+        inputs, a_RK, *bs_NR = leaves
+        output = linear(inputs, Linear(weight_NK=weight_NK), LoraPair(a_RK=a_RK, bs_NR=tuple(bs_NR)), 0.7)
+        return torch.autograd.grad(output.square().sum(), leaves)
+
+    for mine, theirs in zip(gradients(rounded), gradients(dense_of(rounded).float()), strict=True):
+        assert (mine - theirs).norm() < 1e-5 * theirs.norm()
 
 
 def test_a_linear_layer_without_lora_is_the_base():

@@ -6,15 +6,17 @@ from typing import Any
 
 import pytest
 from sampler_examples import PROMPTS, SPEC, params_of, sampled, sampler_of
-from tiny_decoders import LetterTokenizer, tiny_adapter, tiny_decoder
+from tiny_decoders import LetterTokenizer, stored_weights, tiny_adapter, tiny_decoder
 
 from groat.algorithms.base import Needs
 from groat.algorithms.grpo import GRPO
 from groat.config.tree import GRPOAlgorithmConfig, TrainingConfig
+from groat.kernels.native import has_int8_kernels
 from groat.learning.learner import Learner, LearnerPlan
+from groat.model.decoder import Decoder
 from groat.model.recompute import Recompute
 from groat.sampling.base import SamplingParams
-from groat.types import Group, Reward
+from groat.types import Group, Reward, StorageKind
 
 LIMIT = 1e-4
 
@@ -47,6 +49,20 @@ def test_the_learner_finds_the_samplers_policy_logprobs(settings: dict[str, Any]
     for group in learner.score(groups, Needs(old_logprobs=True)):
         for completion in group.completions:
             assert completion.policy_logprobs == pytest.approx(completion.old_logprobs, abs=LIMIT)
+
+
+@pytest.mark.parametrize("kind", ["int8"])
+def test_products_in_int8_are_the_same_on_both_sides(kind: StorageKind):
+    """A row is rounded by itself, so what the sampler draws one token at a time, the learner finds in its trees."""
+    if not has_int8_kernels():
+        pytest.skip("no AVX512-VNNI")
+    params = params_of(max_completion_length=30)
+    decoder = Decoder(SPEC, stored_weights(tiny_decoder(SPEC).weights, kind).computed_in("int8"))
+    learner = learner_for(params, decoder)
+    groups = sampled(sampler_of(decoder, max_concurrent=7), params, adapter=learner.adapter)
+    for group in learner.score(groups, Needs(old_logprobs=True)):
+        for completion in group.completions:
+            assert completion.policy_logprobs == pytest.approx(completion.old_logprobs, abs=1e-3)
 
 
 def test_over_twenty_updates_sampler_and_learner_agree_on_every_token():

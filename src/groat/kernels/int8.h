@@ -1,0 +1,68 @@
+// Frozen weights in 8 bits: how they lie, how they become fp32 again, and products in int8 where the CPU has VNNI.
+//
+// A block is 64 inputs of one output: it is turned by a Hadamard matrix (its own inverse), so that a few large values
+// spread over all 64, and has one scale in bf16. Whoever multiplies turns the other side's blocks likewise.
+// Tiles of 32 outputs lie one behind the other, [blocks][16 groups][32 outputs][4 inputs]; a byte is the value + 128.
+
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+constexpr int BLOCK = 64, TILE_OUTPUTS = 32, GROUP = 4;
+constexpr int BLOCK_BYTES = TILE_OUTPUTS * BLOCK;  // of one tile
+
+inline long blocks_of(long inputs) { return (inputs + BLOCK - 1) / BLOCK; }
+
+inline float from_bfloat16(uint16_t half) {
+  const uint32_t bits = uint32_t(half) << 16;
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+// 64 numbers times a Hadamard matrix, in place; eight times as large as the orthogonal one makes them.
+inline void hadamard(float* values) {
+  for (int step = 1; step < BLOCK; step *= 2)
+    for (int first = 0; first < BLOCK; first += 2 * step)
+      for (int i = first; i < first + step; i++) {
+        const float a = values[i], b = values[i + step];
+        values[i] = a + b, values[i + step] = a - b;
+      }
+}
+
+struct Int8Tiles {
+  const uint8_t* values;   // [tiles][blocks][BLOCK_BYTES]
+  const uint16_t* scales;  // bf16, [tiles][blocks][TILE_OUTPUTS]
+  long outputs, blocks;
+
+  const uint8_t* block(long tile, long number) const { return values + (tile * blocks + number) * BLOCK_BYTES; }
+  const uint16_t* block_scales(long tile, long number) const {
+    return scales + (tile * blocks + number) * TILE_OUTPUTS;
+  }
+  // to[i][j] = the turned weight of input `input` + i and output `output` + j. Whole groups of inputs; the outputs lie
+  // in one tile.
+  void widen(long output, int width, long input, int depth, float* to, long stride) const {
+    const long tile = output / TILE_OUTPUTS, first = output % TILE_OUTPUTS;
+    for (int i = 0; i < depth; i += GROUP) {
+      const long number = (input + i) / BLOCK, group = (input + i) % BLOCK / GROUP;
+      const uint16_t* factors = block_scales(tile, number) + first;
+      uint32_t fours[TILE_OUTPUTS];
+      std::memcpy(fours, block(tile, number) + (group * TILE_OUTPUTS + first) * GROUP, width * sizeof *fours);
+      for (int byte = 0; byte < GROUP; byte++)
+        for (int j = 0; j < width; j++)
+          to[(i + byte) * stride + j] = from_bfloat16(factors[j]) * float(int(fours[j] >> (8 * byte) & 255) - 128);
+    }
+  }
+};
+
+// out[rows, outputs] = x W' (+ bias), in int8: each row's blocks are turned and rounded by a scale of their own. A row
+// does not depend on the others.
+void int8_product(const Int8Tiles& weights, const float* x, long x_stride, long inputs, float* out, long out_stride,
+                  long rows, const float* bias, int threads);
+
+// out[rows, inputs] = g W, in int8: both sides rounded along the outputs, W a few tiles at a time. A row does not depend
+// on the others.
+void int8_straight_product(const Int8Tiles& weights, const float* grad, long grad_stride, long inputs, float* out,
+                           long out_stride, long rows, int threads);
