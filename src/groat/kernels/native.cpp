@@ -480,7 +480,7 @@ void product_of(const MatrixView& view, bool transposed, const float* left, long
                 long out_stride, long rows, const Epilogue& end, int threads) {
   if (!rows) return;
   if (view.kind == 2) {
-    const Int8Tiles weights{static_cast<const uint8_t*>(view.values), static_cast<const uint16_t*>(view.scales),
+    const Int8Tiles weights{static_cast<const uint8_t*>(view.values), reinterpret_cast<const uint16_t*>(view.scales),
                             view.rows, blocks_of(view.columns)};
     if (view.compute == 1 && transposed)
       return int8_product(weights, left, left_stride, view.columns, out, out_stride, rows, end.bias, threads);

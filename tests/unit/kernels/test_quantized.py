@@ -122,7 +122,7 @@ def test_rows_are_those_of_the_dense_matrix(kernels: str, kind: StorageKind):
 
 
 def test_bytes_of_each_kind():
-    """512 x 640: int8 adds two bytes for 64 weights; NF4 has 5120 blocks with a byte each, and 20 scales and offsets."""
+    """512 x 640: int8 adds two bytes for 64 weights; NF4 has 5120 blocks with a byte each, 20 scales and offsets."""
     weight = random(512, 640)
     int8, nf4 = to_int8(weight), to_nf4(weight)
     assert sum(tensor.nbytes for tensor in int8.tensors()) == 512 * 640 + 2 * 512 * 10
