@@ -13,6 +13,8 @@ Message = Mapping[str, str]
 
 StorageKind = Literal["f32", "bf16", "int8", "nf4"]
 """How a frozen weight matrix is stored, from most bytes to fewest: 4, 2, 1 and about half a byte per weight."""
+StorageChoice = StorageKind | Literal["dynamic"]
+"""How a model's matrices are stored: all in one kind, or each in the one that a measurement finds best."""
 
 Compute = Literal["f32", "int8"]
 """What products of a quantized matrix are computed in; int8: activations are rounded too, a scale per row and 64."""

@@ -22,9 +22,11 @@ usage: groat COMMAND [...]
 
   train [RECIPE] [flags]   train; without a recipe, the demo: small model, small sums
   plan [RECIPE] [flags]    what a run would hold in memory, and what fits a budget
+  quantize MODEL           choose 4, 8 or 16 bits for each matrix, and what it costs
   resume RUN               go on with a run that was stopped or killed, bit for bit
   runs [FOLDER]            list runs; `groat runs show RUN` prints what a model wrote
   bench w1                 time and memory of one standard piece of work
+  bench quantize           what fewer bits cost, on several texts
   bench memory             planned beside measured memory, on shapes of known models
   doctor                   what groat finds on this machine
 
@@ -95,6 +97,12 @@ def _plan(args: list[str]) -> None:
     plan_command(args)
 
 
+def _quantize(args: list[str]) -> None:
+    from groat.cli.quantize import quantize_command
+
+    quantize_command(args)
+
+
 def _resume(args: list[str]) -> None:
     from groat.cli.resume import resume_command
 
@@ -134,8 +142,15 @@ def _bench(args: list[str]) -> None:
         from groat.cli.bench_memory import bench_memory
 
         bench_memory(args[1:])
+    elif work == "quantize":
+        from groat.cli.bench_quantize import bench_quantize
+
+        bench_quantize(args[1:])
     else:
-        raise UserError("groat bench needs the name of the work: groat bench w1, or groat bench memory --case NAME")
+        raise UserError(
+            "groat bench needs the name of the work: groat bench w1, groat bench quantize, or groat bench memory "
+            "--case NAME"
+        )
 
 
 def _doctor(args: list[str]) -> None:
@@ -147,6 +162,7 @@ def _doctor(args: list[str]) -> None:
 _COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "train": _train,
     "plan": _plan,
+    "quantize": _quantize,
     "resume": _resume,
     "runs": _runs,
     "bench": _bench,

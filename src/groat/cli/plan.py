@@ -9,7 +9,9 @@ from groat.cli.train import read_recipe
 from groat.config.load import from_command_line
 from groat.config.sizes import parse_size
 from groat.config.tree import RunConfig
+from groat.memory.dynamic import Known
 from groat.memory.plan import MemoryPlan, plan_memory, smallest_budget
+from groat.memory.sensitivities import known_sensitivities
 
 _GIB = 2**30
 _DESCRIPTION = """\
@@ -35,7 +37,8 @@ def plan_command(args: list[str]) -> None:
     folder = model_folder(config.model.name)
     spec = read_spec(folder)
     work = workload(config, build_task(config.task, config.seed), read_tokenizer(config.model, folder))
-    plan, smallest = plan_memory(config, spec, work), smallest_budget(config, spec, work)
+    known = Known(sensitivities=known_sensitivities(config.memory, spec, folder))
+    plan, smallest = plan_memory(config, spec, work, known), smallest_budget(config, spec, work, known)
     print(json.dumps(_figures(config, plan, smallest)) if as_json else _page(config, plan, smallest))
 
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import tyro
 
 from groat.config.sizes import parse_size
-from groat.types import StorageKind
+from groat.types import StorageChoice
 
 SavedInputs = Literal["f32", "bf16"]
 
@@ -255,9 +255,13 @@ class MemoryConfig(Strict):
 
     budget: Annotated[str | None, tyro.conf.arg(aliases=["--budget"])] = None
     """The most the process may hold, such as 3GiB or 2500MB; None: no limit is planned for."""
-    storage: StorageKind | None = None
-    """How the frozen weights are stored: f32, bf16, int8 (a scale for 64 inputs of an output) or nf4 (QLoRA; embedding
-    and head in int8). None: chosen by the plan, f32 unless the budget needs less."""
+    storage: StorageChoice | None = None
+    """How the frozen weights are stored: f32, bf16, int8 (a scale for 64 inputs of an output), nf4 (QLoRA; embedding
+    and head in int8) or dynamic (each matrix in nf4, int8 or bf16, where the bytes help most). None: chosen by the
+    plan, f32 unless the budget needs less."""
+    sensitivities: str | None = None
+    """For dynamic storage: a file that `groat quantize --out` wrote. None: the one in groat's cache, measured first
+    where there is none."""
     microbatch_tokens: int | None = None
     """Tokens the learner packs into one micro-batch; None: chosen by the plan."""
     head_chunk_tokens: int = 256
@@ -274,6 +278,10 @@ class MemoryConfig(Strict):
     def __post_init__(self) -> None:
         if self.budget is not None:
             _size("memory.budget", self.budget)
+        if self.sensitivities is not None and self.storage not in (None, "dynamic"):
+            raise ValueError(
+                f"memory.sensitivities is for memory.storage dynamic, but that is {self.storage}: take one of them out"
+            )
         _at_least("memory.microbatch_tokens", self.microbatch_tokens, 1)
         _at_least("memory.head_chunk_tokens", self.head_chunk_tokens, 1)
         _at_least("memory.layers_per_checkpoint", self.layers_per_checkpoint, 1)

@@ -29,6 +29,8 @@ _SIGNATURES: dict[str, Sequence[type]] = {
     "groat_logprob_gradient": (*(_POINTER,) * 4, _LONG, _LONG, _INT),
     "groat_to_nf4": (_POINTER, _LONG, _POINTER, _POINTER, _POINTER, _INT),
     "groat_to_bytes": (_POINTER, _LONG, _LONG, _POINTER, _POINTER, _POINTER, _INT),
+    "groat_nf4_scales": (_POINTER, _LONG, _POINTER, _LONG, _POINTER, _POINTER, _LONG, _POINTER, _INT),
+    "groat_nf4_feedback": (_POINTER, _LONG, _LONG, *(_POINTER,) * 5, _LONG, _POINTER, _INT),
     "groat_draw": (_POINTER, _LONG, _POINTER, _POINTER, _POINTER, _LONG, _LONG, _INT),
 }
 

@@ -190,6 +190,7 @@ class NF4Matrix:
             3,
             self.shape,
             self.packed,
+            in_int8=False,
             block=BLOCK,
             code=nf4_code(),
             **self.scales.pointers(),
@@ -268,7 +269,7 @@ def nf4_of(shape: tuple[int, int], ranges: Rows) -> NF4Matrix:
         _round_to_nf4(values, packed[start // 2 : (end + 1) // 2], scales[start // BLOCK : -(-end // BLOCK)])
         start = end
     _check_finite(scales)
-    return NF4Matrix(num_rows=rows, num_columns=columns, packed=packed, scales=_doubly(scales))
+    return NF4Matrix(num_rows=rows, num_columns=columns, packed=packed, scales=doubly_quantized(scales))
 
 
 def _check_finite(scales: torch.Tensor) -> None:
@@ -288,13 +289,18 @@ def _round_to_nf4(values: torch.Tensor, packed: torch.Tensor, scales: torch.Tens
     if len(values) % BLOCK:
         largest[-1].clamp_(min=_SMALLEST)
     scales.copy_(largest)
+    packed.copy_(packed_nf4(codes))
+
+
+def packed_nf4(codes: torch.Tensor) -> torch.Tensor:
+    """Two codes a byte, the first in the high half."""
     if len(codes) % 2:
         # The unused half byte is a zero's code, as in bitsandbytes.
         codes = torch.cat([codes, codes.new_full((1,), _ZERO)])
-    packed.copy_((codes[::2] << 4) | codes[1::2])
+    return (codes[::2] << 4) | codes[1::2]
 
 
-def _doubly(scales: torch.Tensor) -> DoubleScales:
+def doubly_quantized(scales: torch.Tensor) -> DoubleScales:
     """Scales quantized themselves, around their mean."""
     offset = scales.mean()
     codes, outer = _nearest_bytes(scales - offset)

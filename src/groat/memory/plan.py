@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 
 from groat.config.sizes import parse_size
 from groat.config.tree import MemoryConfig, RunConfig, SavedInputs
+from groat.memory.dynamic import DynamicKinds, Known, measuring_seconds
 from groat.memory.measure import available_bytes, gib, resident_bytes
 from groat.memory.phases import LearnCost, Way, learn_cost, phases
-from groat.memory.sizes import loading_bytes, weight_bytes
+from groat.memory.sizes import FRAMEWORK, loading_bytes, matrices, weight_bytes
 from groat.memory.workload import Workload
 from groat.model.recompute import Recompute
 from groat.model.spec import ModelSpec
 from groat.model.storage import Storage
-from groat.types import StorageKind, UserError
+from groat.types import StorageChoice, UserError
 
 _MICROBATCHES = (4096, 2048, 1024, 768, 512, 384, 256)
-_KINDS: tuple[StorageKind, ...] = ("f32", "bf16", "int8", "nf4")
-_STORAGE_REASONS: Mapping[StorageKind, str] = {
+_KINDS: tuple[StorageChoice, ...] = ("f32", "bf16", "int8", "dynamic", "nf4")
+_STORAGE_REASONS: Mapping[StorageChoice, str] = {
     "f32": "the frozen weights exactly as they are computed with",
     "bf16": "half the bytes of fp32; most checkpoints lose nothing",
     "int8": "a quarter of fp32, a scale for 64 weights; a rounding far below the sampling noise",
+    "dynamic": "4 bits, and more where the measured damage is worst",
     "nf4": "QLoRA: about an eighth of fp32, embedding and head in int8",
 }
 _ALWAYS_MODEST = 640 * 2**20
@@ -34,6 +38,7 @@ _LOWER = (
     "asked for"
 )
 _PREFILLS = (2048, 512)
+_NOTHING = Known()
 _MARGIN, _LEAST_MARGIN = 0.04, 24 * 2**20
 
 
@@ -45,13 +50,15 @@ class MemoryPlan:
     way: Way
     learn_cost: LearnCost
     phases: Mapping[str, Mapping[str, int]]
+    measures_for: float | None = None
+    """Seconds of a measurement that must come before the kinds of dynamic storage are known; None: they are known."""
 
     @property
     def choices(self) -> dict[str, str]:
         """What was decided, each with its reason in a line."""
         way = self.way
         return {
-            "storage": f"{self.storage.layers}: {_STORAGE_REASONS[self.storage.layers]}",
+            "storage": self._storage_choice(),
             "gradient_checkpointing": _recompute_words(way.recompute),
             "microbatch_tokens": f"{way.microbatch_tokens} tokens: a larger one computes shared prompts less often",
             "head_chunk_tokens": f"{way.head_chunk_tokens} tokens have logits at one time; the loss needs no more",
@@ -68,28 +75,41 @@ class MemoryPlan:
         """The budget that this plan needs: what is predicted, and a margin for what no formula sees."""
         return self.peak_bytes + max(_LEAST_MARGIN, round(_MARGIN * self.peak_bytes))
 
+    def _storage_choice(self) -> str:
+        words = f"{self.storage.name}: {_STORAGE_REASONS[self.storage.name]}"
+        if not self.storage.calibrated:
+            return words
+        if self.measures_for is not None:
+            minutes = max(1, round(self.measures_for / 60))
+            return f"{words}; which matrix gets what is chosen after a measurement of about {minutes} min"
+        kinds = Counter(self.storage.exceptions.values())
+        return f"{words}: {', '.join(f'{kinds[kind]} matrices in {kind}, ' for kind in sorted(kinds))}the rest in nf4"
+
     def to_json(self) -> str:
         """The plan as it is kept in a run's folder."""
         return json.dumps({**asdict(self), "peak_bytes": self.peak_bytes}, indent=2) + "\n"
 
 
-def plan_memory(config: RunConfig, spec: ModelSpec, work: Workload | None = None) -> MemoryPlan:
+def plan_memory(
+    config: RunConfig, spec: ModelSpec, work: Workload | None = None, known: Known = _NOTHING
+) -> MemoryPlan:
     """The fastest plan with the most exact weights that fits the budget; without a budget, the fastest whose
     activations take no more than the weights, or than 640 MiB.
 
-    `work` None: prompts of a usual length. UserError with the smallest budget that can be kept, if this one cannot.
+    `work` None: prompts of a usual length. Without sensitivities, dynamic storage counts its measurement.
+    UserError with the smallest budget that can be kept, if this one cannot.
     """
     work = Workload.of(config) if work is None else work
-    kinds = _kinds(config)
+    ways = _ways_to_store(config, spec, known)
     if config.memory.budget is None:
         # Nobody asked for less than exact weights.
-        plans = list(_candidates(config, spec, work, kinds[:1]))
+        plans = list(_candidates(config, spec, work, ways[:1]))
         modest = max(plans[0].phases["LEARN"]["weights"], _ALWAYS_MODEST)
         return next((plan for plan in plans if _activations(plan) <= modest), plans[-1])
     budget = parse_size(config.memory.budget)
-    fitting = next((plan for plan in _candidates(config, spec, work, kinds) if plan.needed_bytes <= budget), None)
+    fitting = next((plan for plan in _candidates(config, spec, work, ways) if plan.needed_bytes <= budget), None)
     if fitting is None:
-        smallest = smallest_budget(config, spec, work)
+        smallest = smallest_budget(config, spec, work, known)
         raise UserError(
             f"memory.budget {config.memory.budget} cannot be kept: the smallest that can is "
             f"{math.ceil(smallest / 2**30 * 100) / 100:.2f}GiB. {_LOWER}"
@@ -97,13 +117,13 @@ def plan_memory(config: RunConfig, spec: ModelSpec, work: Workload | None = None
     return fitting
 
 
-def plan_for_machine(config: RunConfig, spec: ModelSpec, work: Workload) -> MemoryPlan:
+def plan_for_machine(config: RunConfig, spec: ModelSpec, work: Workload, known: Known = _NOTHING) -> MemoryPlan:
     """`plan_memory`, on a machine that has only so much left: without a budget, what is left is the budget.
 
     UserError where not even that can be kept, or where the budget promises more than the machine has.
     """
     free = available_bytes() + resident_bytes()
-    plan = plan_memory(config, spec, work)
+    plan = plan_memory(config, spec, work, known)
     if plan.peak_bytes <= free:
         return plan
     if config.memory.budget is not None:
@@ -112,11 +132,11 @@ def plan_for_machine(config: RunConfig, spec: ModelSpec, work: Workload) -> Memo
             f"{gib(free):.2f} GiB free. Close other programs, or state a smaller budget"
         )
     within = replace(config, memory=replace(config.memory, budget=f"{int(0.9 * free)}B"))
-    if (smallest := smallest_budget(within, spec, work)) > 0.9 * free:
+    if (smallest := smallest_budget(within, spec, work, known)) > 0.9 * free:
         raise UserError(
             f"the machine has {gib(free):.2f} GiB free, and this run takes at least {gib(smallest):.2f}. {_LOWER}"
         )
-    return plan_memory(within, spec, work)
+    return plan_memory(within, spec, work, known)
 
 
 def budget_bytes(config: RunConfig) -> float:
@@ -124,39 +144,113 @@ def budget_bytes(config: RunConfig) -> float:
     return math.inf if config.memory.budget is None else parse_size(config.memory.budget)
 
 
-def smallest_budget(config: RunConfig, spec: ModelSpec, work: Workload | None = None) -> int:
+def smallest_budget(config: RunConfig, spec: ModelSpec, work: Workload | None = None, known: Known = _NOTHING) -> int:
     """Bytes of the smallest budget that can be planned for."""
     work = Workload.of(config) if work is None else work
-    return min(plan.needed_bytes for plan in _candidates(config, spec, work, _kinds(config)))
-
-
-def _kinds(config: RunConfig) -> tuple[StorageKind, ...]:
-    """The storage kinds that may be chosen, the most exact first."""
-    return _KINDS if config.memory.storage is None else (config.memory.storage,)
+    ways = _ways_to_store(config, spec, known, smallest=True)
+    return min(plan.needed_bytes for plan in _candidates(config, spec, work, ways))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Frozen:
-    """The frozen weights in one kind: the same for every plan that stores them so."""
+    """The frozen weights, stored in one way."""
 
     storage: Storage
     held: int
     loading: int
+    measuring: int = 0
+    """Bytes of the measurement that must come first; 0: none."""
+
+    @classmethod
+    def of(cls, spec: ModelSpec, storage: Storage, measuring: int = 0) -> _Frozen:
+        return cls(
+            storage=storage,
+            held=weight_bytes(spec, storage),
+            loading=loading_bytes(spec, storage),
+            measuring=measuring,
+        )
+
+
+_WayToStore = Callable[[int | None], _Frozen | None]
+"""From the bytes that everything else leaves for the weights (None: no budget) to how they are stored; None: not so."""
+
+
+def _ways_to_store(config: RunConfig, spec: ModelSpec, known: Known, *, smallest: bool = False) -> list[_WayToStore]:
+    """The ways that may be chosen, the most exact first; with `smallest`, dynamic storage as small as it can be."""
+    asked, kept = config.memory.storage, known.kept
+    if kept is not None and asked in (None, kept.name):
+        return [_always(spec, kept)]
+    dynamic = DynamicKinds(spec=spec, sensitivities=known.sensitivities)
+    ways: list[_WayToStore] = []
+    for kind in _KINDS if asked is None else (asked,):
+        if kind != "dynamic":
+            ways.append(_always(spec, Storage.of(kind)))
+        elif smallest:
+            ways.append(_always(spec, dynamic.smallest, dynamic.measuring_bytes))
+        elif config.memory.budget is None or _most(config) >= FRAMEWORK + dynamic.measuring_bytes:
+            # Few sequences at once are a lesser evil than a head in 4 bits.
+            ways += [_dynamic(spec, dynamic, least) for least in dynamic.shares]
+    return ways
+
+
+def _always(spec: ModelSpec, storage: Storage, measuring: int = 0) -> _WayToStore:
+    frozen = _Frozen.of(spec, storage, measuring)
+    return lambda _: frozen
+
+
+def _dynamic(spec: ModelSpec, dynamic: DynamicKinds, least: int) -> _WayToStore:
+    """All the bytes that there are, if they are at least so many."""
+
+    @cache
+    def frozen_for(room: int | None) -> _Frozen | None:
+        storage = dynamic.storage(room) if room is None or room >= least else None
+        return None if storage is None else _Frozen.of(spec, storage, dynamic.measuring_bytes)
+
+    return frozen_for
 
 
 def _candidates(
-    config: RunConfig, spec: ModelSpec, work: Workload, kinds: Sequence[StorageKind]
+    config: RunConfig, spec: ModelSpec, work: Workload, ways_to_store: Sequence[_WayToStore]
 ) -> Iterator[MemoryPlan]:
     """From best to smallest: exact weights before rounded ones."""
-    for storage in map(Storage.of, kinds):
-        weights, loading = weight_bytes(spec, storage), loading_bytes(spec, storage)
+    for way_to_store in ways_to_store:
         for way in _ways(config, spec, work):
-            yield MemoryPlan(
-                storage=storage,
-                way=way,
-                learn_cost=learn_cost(spec, way, config.lora.r),
-                phases=phases(spec, work, way, weights=weights, loading=loading, rank=config.lora.r),
-            )
+            frozen = way_to_store(_room(config, spec, work, way))
+            if frozen is not None:
+                yield _plan(config, spec, work, way, frozen)
+
+
+def _plan(config: RunConfig, spec: ModelSpec, work: Workload, way: Way, frozen: _Frozen) -> MemoryPlan:
+    measuring = {"MEASURE": {"framework": FRAMEWORK, "measurement": frozen.measuring}} if frozen.measuring else {}
+    rank = config.lora.r
+    return MemoryPlan(
+        storage=frozen.storage,
+        way=way,
+        learn_cost=learn_cost(spec, way, rank),
+        phases={**measuring, **phases(spec, work, way, weights=frozen.held, loading=frozen.loading, rank=rank)},
+        measures_for=measuring_seconds(spec) if frozen.measuring else None,
+    )
+
+
+def _room(config: RunConfig, spec: ModelSpec, work: Workload, way: Way) -> int | None:
+    """What a way leaves for the weights, in its phases and while they are loaded; None without a budget."""
+    if config.memory.budget is None:
+        return None
+    without = phases(spec, work, way, weights=0, loading=0, rank=config.lora.r)
+    return _most(config) - max(FRAMEWORK + _loaded_at_once(spec), *(sum(parts.values()) for parts in without.values()))
+
+
+@cache
+def _loaded_at_once(spec: ModelSpec) -> int:
+    """Beside what is stored by then: the largest matrix in fp32, and while it is rounded a byte per weight."""
+    return 5 * max(rows * columns for rows, columns in matrices(spec).values())
+
+
+def _most(config: RunConfig) -> int:
+    """The largest peak that leaves the margin within the budget."""
+    assert config.memory.budget is not None
+    budget = parse_size(config.memory.budget)
+    return min(budget - _LEAST_MARGIN, math.floor(budget / (1 + _MARGIN)) - 1)
 
 
 def _ways(config: RunConfig, spec: ModelSpec, work: Workload) -> Iterator[Way]:

@@ -10,6 +10,8 @@ from groat.types import StorageKind
 
 _FLOAT = 4
 _PLAIN = Storage()
+HEAD_ROWS = 64
+"""Tokens whose logits exist at one time while sensitivities are measured."""
 FRAMEWORK = 330 * 2**20
 """Python, torch and its libraries, measured after a first forward on a CPU."""
 
@@ -50,11 +52,15 @@ def weight_bytes(spec: ModelSpec, storage: Storage = _PLAIN) -> int:
 
 
 def loading_bytes(spec: ModelSpec, storage: Storage) -> int:
-    """The most that loading holds: matrices are read in fp32, one after the other, and stored."""
+    """The most that loading holds: matrices are read in fp32, one after the other, and stored.
+
+    NF4 that is rounded for its inputs takes a byte per weight meanwhile.
+    """
     held = most = 0
     for name, (rows, columns) in matrices(spec).items():
         kept = matrix_bytes(rows, columns, storage.kind_of(name))
-        most = max(most, held + 4 * rows * columns + kept)
+        rounding = rows * columns if storage.calibrated and storage.kind_of(name) == "nf4" else 0
+        most = max(most, held + 4 * rows * columns + kept + rounding)
         held += kept
     return most
 
@@ -101,3 +107,15 @@ def head_chunk_bytes(spec: ModelSpec, chunk_tokens: int) -> int:
 def kv_bytes(spec: ModelSpec) -> int:
     """Per cached token."""
     return 2 * _FLOAT * spec.num_layers * spec.kv_size
+
+
+def measuring_bytes(spec: ModelSpec, tokens: int) -> int:
+    """The most that measuring dynamic quantization holds beside the framework: every layer's input, and either one
+    layer with what its backward needs or the head with some logits."""
+    hidden, vocabulary = spec.hidden_size, spec.vocab_size
+    layer_sizes = [rows * columns for name, (rows, columns) in matrices(spec).items() if name.startswith("layers.0.")]
+    activations = 2 * (layer_activation_bytes(spec, 0) + layer_workspace_bytes(spec)) * tokens
+    layer = _FLOAT * sum(layer_sizes) + 2 * max(layer_sizes) + activations
+    head = _FLOAT * vocabulary * hidden + 2 * vocabulary * hidden + 5 * _FLOAT * HEAD_ROWS * vocabulary
+    head += 24 * 2**20  # a part of the quantized head at a time, as numbers, with its difference from the exact one
+    return (layer_input_bytes(spec, Recompute(every=1)) + 3 * _FLOAT * hidden) * tokens + max(layer, head)

@@ -25,43 +25,62 @@ Store = Callable[[str, torch.Tensor], Matrix]
 """How a weight matrix, just read, is kept, by its name: `embedding`, `head`, `layers.3.gate_up`."""
 
 _READABLE = {"F32", "F16", "BF16"}
+_EMBEDDING = "model.embed_tokens.weight"
 # Buffers that old checkpoints carry; recomputed from the config.
 _IGNORED = re.compile(r"(^|\.)rotary_emb\.inv_freq$|\.masked_bias$")
 
 
 def read_weights(folder: Path, spec: ModelSpec, store: Store = lambda _, weight_NK: weight_NK) -> Weights:
     """All weights in fp32, each matrix as `store` keeps it. Holds the model plus one tensor."""
-    stored = _stored_tensors(folder)
-    _check_names_and_shapes(stored, spec, folder)
-    tensors = _Tensors(stored, store)
-    embedding_VH = tensors.matrix("embedding", "model.embed_tokens.weight")
+    parts = WeightParts(folder, spec, store)
+    embedding_VH = parts.embedding()
     return Weights(
         embedding_VH=embedding_VH,
-        layers=tuple(_layer(tensors, spec, index) for index in range(spec.num_layers)),
-        final_norm_H=tensors.single("model.norm.weight"),
-        head_VH=embedding_VH if spec.tied_head else tensors.matrix("head", "lm_head.weight"),
+        layers=tuple(parts.layer(index) for index in range(spec.num_layers)),
+        final_norm_H=parts.final_norm(),
+        head_VH=embedding_VH if spec.tied_head else parts.head(),
     )
 
 
-def _layer(tensors: _Tensors, spec: ModelSpec, index: int) -> LayerWeights:
-    prefix = f"model.layers.{index}"
-    attention = f"{prefix}.self_attn"
-    linears = {
-        name: tensors.linear(f"layers.{index}.{name}", prefix, parts) for name, parts in linear_modules(spec).items()
-    }
-    return LayerWeights(
-        input_norm_H=tensors.single(f"{prefix}.input_layernorm.weight"),
-        query_norm_D=tensors.single(f"{attention}.q_norm.weight") if spec.qk_norm else None,
-        key_norm_D=tensors.single(f"{attention}.k_norm.weight") if spec.qk_norm else None,
-        mlp_norm_H=tensors.single(f"{prefix}.post_attention_layernorm.weight"),
-        **linears,
-    )
+class WeightParts:
+    """The weights of a checkpoint, read part by part in any order; what is read is not kept here."""
+
+    def __init__(self, folder: Path, spec: ModelSpec, store: Store = lambda _, weight_NK: weight_NK) -> None:
+        stored = _stored_tensors(folder)
+        _check_names_and_shapes(stored, spec, folder)
+        self._tensors, self._spec = _Tensors(stored, store), spec
+
+    def embedding(self) -> Matrix:
+        return self._tensors.matrix("embedding", _EMBEDDING)
+
+    def final_norm(self) -> torch.Tensor:
+        return self._tensors.single("model.norm.weight")
+
+    def head(self) -> Matrix:
+        """The head; with a tied one, the embedding read again."""
+        return self._tensors.matrix("head", _EMBEDDING if self._spec.tied_head else "lm_head.weight")
+
+    def layer(self, index: int) -> LayerWeights:
+        tensors, spec = self._tensors, self._spec
+        prefix = f"model.layers.{index}"
+        attention = f"{prefix}.self_attn"
+        linears = {
+            name: tensors.linear(f"layers.{index}.{name}", prefix, parts)
+            for name, parts in linear_modules(spec).items()
+        }
+        return LayerWeights(
+            input_norm_H=tensors.single(f"{prefix}.input_layernorm.weight"),
+            query_norm_D=tensors.single(f"{attention}.q_norm.weight") if spec.qk_norm else None,
+            key_norm_D=tensors.single(f"{attention}.k_norm.weight") if spec.qk_norm else None,
+            mlp_norm_H=tensors.single(f"{prefix}.post_attention_layernorm.weight"),
+            **linears,
+        )
 
 
 def expected_shapes(spec: ModelSpec) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Every tensor a checkpoint of this shape must hold, by its Hugging Face name."""
     hidden = spec.hidden_size
-    yield "model.embed_tokens.weight", (spec.vocab_size, hidden)
+    yield _EMBEDDING, (spec.vocab_size, hidden)
     yield "model.norm.weight", (hidden,)
     if not spec.tied_head:
         yield "lm_head.weight", (spec.vocab_size, hidden)

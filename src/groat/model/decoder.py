@@ -8,15 +8,17 @@ from functools import partial
 import torch
 
 from groat.kernels.matrix import rows_of
-from groat.model.layers import linear, rms_norm, rotate, rotation, swiglu
-from groat.model.lora import Adapter, LayerAdapter
+from groat.model.layers import Prepare, linear, rms_norm, rotate, rotation, swiglu
+from groat.model.lora import Adapter, LayerAdapter, LoraPair
 from groat.model.recompute import Recompute
 from groat.model.recomputed import recomputed
 from groat.model.spec import ModelSpec
-from groat.model.weights import LayerWeights, Weights
+from groat.model.weights import LayerWeights, Linear, Weights
 
 Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 """(layer, queries [T, A, D], keys [T, K, D], values [T, K, D]) -> attention output [T, A, D]."""
+Apply = Callable[[torch.Tensor, Linear, LoraPair | None, float, Prepare | None], torch.Tensor]
+"""A linear layer of what `Prepare` makes of its input: `linear`, or something that watches it."""
 
 
 class Decoder:
@@ -64,45 +66,50 @@ class Decoder:
     ) -> torch.Tensor:
         for index in layers:
             trained, scale = (None, 0.0) if adapter is None else (adapter.layers[index], adapter.scale)
-            hidden_TH = self._layer(hidden_TH, index, self.weights.layers[index], trained, scale, turns, attend)
+            layer = self.weights.layers[index]
+            hidden_TH = decoder_layer(self.spec, hidden_TH, index, layer, trained, scale, turns, attend)
         return hidden_TH
 
-    def _layer(
-        self,
-        hidden_TH: torch.Tensor,
-        index: int,
-        layer: LayerWeights,
-        adapter: LayerAdapter | None,
-        scale: float,
-        turns: tuple[torch.Tensor, torch.Tensor],
-        attend: Attend,
-    ) -> torch.Tensor:
-        queries, keys, values = self._qkv(hidden_TH, layer, adapter, scale)
-        if index in self.spec.unrotated_layers:
-            queries, keys = queries.contiguous(), keys.contiguous()
-        else:
-            queries, keys = rotate(queries, *turns), rotate(keys, *turns)
-        mixed_TN = attend(index, queries, keys, values).flatten(1)
-        hidden_TH = hidden_TH + linear(mixed_TN, layer.output, adapter and adapter.output, scale)
-        normed = partial(rms_norm, weight_H=layer.mlp_norm_H, epsilon=self.spec.norm_epsilon)
-        gate_up_TI = linear(hidden_TH, layer.gate_up, adapter and adapter.gate_up, scale, normed)
-        return hidden_TH + linear(gate_up_TI, layer.down, adapter and adapter.down, scale, swiglu)
 
-    def _qkv(
-        self,
-        hidden_TH: torch.Tensor,
-        layer: LayerWeights,
-        adapter: LayerAdapter | None,
-        scale: float,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Queries and keys before they are turned to their positions, and values."""
-        spec = self.spec
-        normed = partial(rms_norm, weight_H=layer.input_norm_H, epsilon=spec.norm_epsilon)
-        qkv_TN = linear(hidden_TH, layer.qkv, adapter and adapter.qkv, scale, normed)
-        qkv_TAD = qkv_TN.unflatten(1, (-1, spec.head_dim))
-        queries, keys, values = qkv_TAD.split([spec.num_heads, spec.num_kv_heads, spec.num_kv_heads], dim=1)
-        if layer.query_norm_D is not None and layer.key_norm_D is not None:
-            queries = rms_norm(queries, layer.query_norm_D, spec.norm_epsilon)
-            keys = rms_norm(keys, layer.key_norm_D, spec.norm_epsilon)
-        # A copy of the values, so that what attention saves does not hold all of qkv.
-        return queries, keys, values.contiguous()
+def decoder_layer(
+    spec: ModelSpec,
+    hidden_TH: torch.Tensor,
+    index: int,
+    layer: LayerWeights,
+    adapter: LayerAdapter | None,
+    scale: float,
+    turns: tuple[torch.Tensor, torch.Tensor],
+    attend: Attend,
+    apply: Apply = linear,
+) -> torch.Tensor:
+    """The residual stream after one layer; every linear layer goes through `apply`."""
+    queries, keys, values = _qkv(spec, hidden_TH, layer, adapter, scale, apply)
+    if index in spec.unrotated_layers:
+        queries, keys = queries.contiguous(), keys.contiguous()
+    else:
+        queries, keys = rotate(queries, *turns), rotate(keys, *turns)
+    mixed_TN = attend(index, queries, keys, values).flatten(1)
+    hidden_TH = hidden_TH + apply(mixed_TN, layer.output, adapter and adapter.output, scale, None)
+    normed = partial(rms_norm, weight_H=layer.mlp_norm_H, epsilon=spec.norm_epsilon)
+    gate_up_TI = apply(hidden_TH, layer.gate_up, adapter and adapter.gate_up, scale, normed)
+    return hidden_TH + apply(gate_up_TI, layer.down, adapter and adapter.down, scale, swiglu)
+
+
+def _qkv(
+    spec: ModelSpec,
+    hidden_TH: torch.Tensor,
+    layer: LayerWeights,
+    adapter: LayerAdapter | None,
+    scale: float,
+    apply: Apply,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Queries and keys before they are turned to their positions, and values."""
+    normed = partial(rms_norm, weight_H=layer.input_norm_H, epsilon=spec.norm_epsilon)
+    qkv_TN = apply(hidden_TH, layer.qkv, adapter and adapter.qkv, scale, normed)
+    qkv_TAD = qkv_TN.unflatten(1, (-1, spec.head_dim))
+    queries, keys, values = qkv_TAD.split([spec.num_heads, spec.num_kv_heads, spec.num_kv_heads], dim=1)
+    if layer.query_norm_D is not None and layer.key_norm_D is not None:
+        queries = rms_norm(queries, layer.query_norm_D, spec.norm_epsilon)
+        keys = rms_norm(keys, layer.key_norm_D, spec.norm_epsilon)
+    # A copy of the values, so that what attention saves does not hold all of qkv.
+    return queries, keys, values.contiguous()

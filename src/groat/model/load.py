@@ -8,7 +8,7 @@ from pathlib import Path
 from groat.config.tree import ModelConfig
 from groat.kernels.matrix import stored
 from groat.kernels.native import choose_kernels, has_int8_kernels, kernels_in_use
-from groat.model.checkpoint import read_weights
+from groat.model.checkpoint import Store, read_weights
 from groat.model.locate import model_folder, read_spec
 from groat.model.spec import ModelSpec
 from groat.model.storage import Storage
@@ -32,10 +32,12 @@ def load_model(
     storage: Storage | None = None,
     folder: Path | None = None,
     tokenizer: Tokenizer | None = None,
+    store: Store | None = None,
 ) -> LoadedModel:
     """Weights stored as `storage` says, in fp32 without it; each is read, stored and let go before the next.
 
     `folder` is where `model_folder` has found the files, and `tokenizer` what was read there, if that was done already.
+    `store` keeps each matrix where `storage` does not say enough for it.
 
     A UserError says what is wrong with the files, or where a name was looked for.
     """
@@ -52,7 +54,8 @@ def load_model(
     compute: Compute = "int8" if config.compute == "int8" else "f32"
     if compute == "int8":
         _check_int8(kinds)
-    weights = read_weights(folder, spec, lambda name, weight_NK: stored(weight_NK, kinds.kind_of(name)))
+    store = store or (lambda name, weight_NK: stored(weight_NK, kinds.kind_of(name)))
+    weights = read_weights(folder, spec, store)
     return LoadedModel(name=config.name, spec=spec, weights=weights.computed_in(compute), tokenizer=tokenizer)
 
 

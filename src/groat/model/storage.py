@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from groat.types import StorageKind
+from groat.types import StorageChoice, StorageKind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,6 +17,14 @@ class Storage:
     """Embedding and head, tied or not."""
     exceptions: Mapping[str, StorageKind] = field(default_factory=dict[str, StorageKind])
     """Matrices stored otherwise, by names such as `layers.3.gate_up`."""
+
+    calibrated: bool = False
+    """NF4 matrices are rounded for the inputs that a calibration has seen: dynamic quantization."""
+
+    @property
+    def name(self) -> StorageChoice:
+        """As `memory.storage` calls it."""
+        return "dynamic" if self.calibrated else self.layers
 
     def kind_of(self, name: str) -> StorageKind:
         usual = self.embedding if name in ("embedding", "head") else self.layers

@@ -54,6 +54,11 @@ class RunFolder:
         return self.path / "plan.json"
 
     @property
+    def sensitivities_path(self) -> Path:
+        """What dynamically quantized weights are rounded by; only such runs have it."""
+        return self.path / "sensitivities.json"
+
+    @property
     def store_path(self) -> Path:
         return self.path / "run.sqlite"
 

@@ -10,21 +10,21 @@ import torch
 from groat.algorithms.registry import build_algorithm
 from groat.config.tree import RunConfig
 from groat.learning.learner import Learner, LearnerPlan
-from groat.memory.allocator import return_freed_memory
 from groat.memory.guard import Guard
-from groat.memory.plan import MemoryPlan, budget_bytes, plan_for_machine
+from groat.memory.plan import MemoryPlan, budget_bytes
 from groat.memory.workload import Workload
 from groat.model.decoder import Decoder
 from groat.model.load import LoadedModel, load_model
-from groat.model.locate import model_folder, read_spec
 from groat.model.lora import new_adapter
-from groat.model.tokenizer import Tokenizer, read_tokenizer
+from groat.model.tokenizer import Tokenizer
+from groat.quantization.store import dynamic_store
 from groat.sampling.base import SamplingParams
 from groat.sampling.native.sampler import NativeSampler
 from groat.tasks.rewards import Grader
 from groat.tasks.task import Task, build_task
+from groat.training.decide import Decision, decide_quietly
 from groat.training.step import Parts
-from groat.training.workload import num_bytes, workload
+from groat.training.workload import num_bytes
 from groat.types import Problem, Prompt, UserError
 
 _TEMPLATE_BYTES = 1000
@@ -39,22 +39,24 @@ class Built:
     task: Task
     held_out: tuple[Prompt, ...]
     parts: Parts
-    plan: MemoryPlan
-    work: Workload
+    decision: Decision
     guard: Guard
     num_trained: int
 
+    @property
+    def plan(self) -> MemoryPlan:
+        return self.decision.plan
 
-def build(config: RunConfig, task: Task | None = None) -> Built:
-    """Load the model, make the task, plan memory, and put the parts together; nothing is trained yet."""
-    return_freed_memory()
+    @property
+    def work(self) -> Workload:
+        return self.decision.work
+
+
+def build(config: RunConfig, task: Task | None = None, decision: Decision | None = None) -> Built:
+    """Make the task, load the model as was decided, and put the parts together; nothing is trained yet."""
     task = build_task(config.task, config.seed) if task is None else task
-    folder = model_folder(config.model.name)
-    spec = read_spec(folder)
-    tokenizer = read_tokenizer(config.model, folder)
-    work = workload(config, task, tokenizer)
-    plan = plan_for_machine(config, spec, work)
-    model = load_model(config.model, plan.storage, folder, tokenizer)
+    decision = decide_quietly(config, task) if decision is None else decision
+    plan, model = decision.plan, _load(config, decision)
     guard = Guard(budget_bytes=budget_bytes(config))
     held_out = _held_out(task, config)
     _check_lengths((*task.train, *held_out) if isinstance(task.train, tuple) else held_out, model, config)
@@ -94,11 +96,16 @@ def build(config: RunConfig, task: Task | None = None) -> Built:
         task=task,
         held_out=tuple(encode(held_out, model.tokenizer)),
         parts=parts,
-        plan=plan,
-        work=work,
+        decision=decision,
         guard=guard,
         num_trained=sum(tensor.numel() for tensor in adapter.named_tensors().values()),
     )
+
+
+def _load(config: RunConfig, decision: Decision) -> LoadedModel:
+    storage, sensitivities = decision.plan.storage, decision.sensitivities
+    store = None if sensitivities is None else dynamic_store(storage, sensitivities)
+    return load_model(config.model, storage, decision.folder, decision.tokenizer, store)
 
 
 def encode(problems: Sequence[Problem], tokenizer: Tokenizer) -> list[Prompt]:

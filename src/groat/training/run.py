@@ -16,7 +16,7 @@ from groat.kernels.native import kernels_in_use
 from groat.learning.learner import Learner
 from groat.memory.measure import gib, peak_bytes, resident_bytes
 from groat.model.peft_files import save_peft
-from groat.tasks.task import PYTHON_TASK, Task
+from groat.tasks.task import PYTHON_TASK, Task, build_task
 from groat.tracking.before_after import paired_answers
 from groat.tracking.console import Console
 from groat.tracking.folder import RunFolder, numbered_output_dir, write_atomically
@@ -26,6 +26,7 @@ from groat.tracking.store import RunStore
 from groat.training.build import Built, build
 from groat.training.checkpoint import Checkpoint, Progress, newest_checkpoint, save_checkpoint
 from groat.training.checks import check_logprob_difference, check_policy_canary, logprob_metrics
+from groat.training.decide import decide
 from groat.training.evaluate import evaluate
 from groat.training.phases import Phases, Stopped
 from groat.training.step import StepResult, step_problems, step_seeds, train_step
@@ -90,8 +91,10 @@ def resume(
 def _run(config: RunConfig, folder: RunFolder, console: Console, task: Task | None, on_step: OnStep) -> Summary:
     phases = Phases(console)
     with phases.stopping_on_signals():
+        task = build_task(config.task, config.seed) if task is None else task
+        decision = decide(config, task, phases, folder, console.note)
         with phases.phase("load"):
-            built = build(config, task)
+            built = build(config, task, decision)
         with RunStore(folder.store_path) as store:
             run = _Run(config, folder, console, phases, store, built, on_step)
             try:
@@ -260,6 +263,8 @@ class _Run:
                 f"at step {before.max_steps}, unlike a run of {now.max_steps} steps from the start",
             )
         write_atomically(self._folder.config_path, to_yaml(self._config).encode())
+        if self._built.decision.sensitivities is not None:
+            write_atomically(self._folder.sensitivities_path, self._built.decision.sensitivities.to_json().encode())
         write_atomically(self._folder.plan_path, self._built.plan.to_json().encode())
 
     def _announce(self) -> None:
@@ -269,7 +274,7 @@ class _Run:
             f"{built.num_trained / 1e6:.1f}M trained parameters"
         )
         self._console.note(
-            f"Plan: weights in {plan.storage.layers}, micro-batches of {plan.way.microbatch_tokens} tokens, "
+            f"Plan: weights in {plan.storage.name}, micro-batches of {plan.way.microbatch_tokens} tokens, "
             f"{'activations kept' if plan.way.recompute is None else 'layers computed again in backward'}, "
             f"{plan.way.max_concurrent} sequences side by side; {gib(plan.peak_bytes):.2f} GiB predicted"
             + (f" of {self._config.memory.budget}" if self._config.memory.budget else "")

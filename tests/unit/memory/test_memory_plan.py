@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 
@@ -16,7 +17,7 @@ from groat.memory.workload import Workload
 from groat.model.recompute import Recompute
 from groat.model.spec import ModelSpec
 from groat.model.storage import Storage
-from groat.types import UserError
+from groat.types import StorageKind, UserError
 
 SPEC = ModelSpec(
     family="llama",
@@ -81,7 +82,7 @@ def test_every_plan_keeps_to_its_budget() -> None:
 def test_more_memory_never_gives_a_slower_plan_for_the_same_weights() -> None:
     plans = [plan_for(f"{mebibytes}MiB") for mebibytes in range(smallest_mebibytes(), 16_000, 97)]
     for less, more in itertools.pairwise(plans):
-        kinds = [planning._KINDS.index(plan.storage.layers) for plan in (less, more)]
+        kinds = [planning._KINDS.index(plan.storage.name) for plan in (less, more)]
         assert kinds[1] <= kinds[0], "more memory never gives less exact weights"
         if kinds[1] < kinds[0]:
             continue
@@ -98,9 +99,9 @@ def test_more_memory_never_gives_a_slower_plan_for_the_same_weights() -> None:
 
 def test_weights_are_rounded_only_for_a_budget_that_needs_it() -> None:
     """SmolLM2 has 134.5 million weights: 513 MiB in fp32, 257 in bf16, 132 in int8, 80 in NF4 with int8 embeddings."""
-    kinds = {budget: plan_for(budget).storage.layers for budget in (None, "4GiB", "850MiB", told_budget())}
-    assert kinds == {None: "f32", "4GiB": "f32", "850MiB": "bf16", told_budget(): "nf4"}
-    mebibytes = [weight_bytes(SPEC, Storage.of(kind)) / 2**20 for kind in planning._KINDS]
+    wanted = {None: "f32", "4GiB": "f32", "850MiB": "bf16", "700MiB": "int8", told_budget(): "nf4"}
+    assert {budget: plan_for(budget).storage.name for budget in wanted} == wanted
+    mebibytes = [weight_bytes(SPEC, Storage.of(kind)) / 2**20 for kind in get_args(StorageKind)]
     assert mebibytes == pytest.approx([513, 256.5, 132.3, 80.4], abs=0.6)
 
 

@@ -1,0 +1,25 @@
+"""How the matrices of a model are kept as dynamic quantization has chosen."""
+
+from __future__ import annotations
+
+import torch
+
+from groat.kernels.calibrated import to_calibrated_nf4
+from groat.kernels.matrix import Matrix, stored
+from groat.memory.sensitivities import Sensitivities
+from groat.model.checkpoint import Store
+from groat.model.storage import Storage
+from groat.quantization.moments import unpack_moments
+
+
+def dynamic_store(storage: Storage, sensitivities: Sensitivities) -> Store:
+    """Each matrix in its kind, NF4 rounded for its inputs. The same weights always become the same bytes."""
+
+    def store(name: str, weight_NK: torch.Tensor) -> Matrix:
+        kind = storage.kind_of(name)
+        if kind != "nf4":
+            return stored(weight_NK, kind)
+        moments = unpack_moments(sensitivities.matrices[name].inputs, weight_NK.shape[1])
+        return to_calibrated_nf4(weight_NK, moments)
+
+    return store
