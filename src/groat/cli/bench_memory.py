@@ -131,7 +131,7 @@ def _write_recipe(folder: Path, model: Path, case: MemoryCase) -> Path:
     config = RunConfig(
         output_dir=str(folder / "run"),
         model=ModelConfig(name=str(model)),
-        task=TaskConfig(name=str(rows), eval_fraction=0.0, reward_funcs=(f"{rewards}:varied",)),
+        task=TaskConfig(name=str(rows), eval_fraction=0.0, shuffle_dataset=False, reward_funcs=(f"{rewards}:varied",)),
         sampling=SamplingConfig(
             num_generations=case.num_generations,
             max_completion_length=case.completion_tokens,

@@ -57,6 +57,8 @@ class MemoryCase:
     num_generations: int = 8
     prompt_tokens: int = 128
     completion_tokens: int = 512
+    grows: bool = False
+    """Prompts get longer from step to step, up to `prompt_tokens`."""
     steps: int = 2
     """Two, so that AdamW's moments are there while the second samples and learns."""
 
@@ -69,9 +71,11 @@ class MemoryCase:
 
     def prompts(self) -> Iterator[str]:
         """Different prompts of as many bytes as the case has prompt tokens."""
-        for number in range(self.num_prompts * self.steps):
+        count = self.num_prompts * self.steps
+        for number in range(count):
             letters = random.Random(number)
-            yield "".join(letters.choice("abcdefghijklmnopqrstuvwxyz ") for _ in range(self.prompt_tokens))
+            length = self.prompt_tokens * (number + 1) // count if self.grows else self.prompt_tokens
+            yield "".join(letters.choice("abcdefghijklmnopqrstuvwxyz ") for _ in range(max(8, length)))
 
 
 def _by_name(*cases: MemoryCase) -> Mapping[str, MemoryCase]:
@@ -81,8 +85,52 @@ def _by_name(*cases: MemoryCase) -> Mapping[str, MemoryCase]:
 CASES = _by_name(
     MemoryCase(name="qwen2.5-1.5b", shape="qwen2.5-1.5b", budget="3GiB"),
     MemoryCase(name="llama-3.2-3b", shape="llama-3.2-3b", budget="4.5GiB"),
-    MemoryCase(name="qwen2.5-7b", shape="qwen2.5-7b", budget="8GiB"),
-    MemoryCase(name="mistral-7b", shape="mistral-7b", budget="8GiB"),
-    MemoryCase(name="llama-3.1-8b", shape="llama-3.1-8b", budget="8.5GiB"),
-    MemoryCase(name="phi-4", shape="phi-4", budget="13GiB"),
+    MemoryCase(name="qwen2.5-7b", shape="qwen2.5-7b", budget="8GiB", storage="nf4"),
+    MemoryCase(name="mistral-7b", shape="mistral-7b", budget="8GiB", storage="nf4"),
+    MemoryCase(name="llama-3.1-8b", shape="llama-3.1-8b", budget="8.5GiB", storage="nf4"),
+    MemoryCase(name="phi-4", shape="phi-4", budget="13GiB", storage="nf4"),
+    MemoryCase(name="135m-exact", shape="smollm2-135m", budget=None, num_prompts=2, completion_tokens=128),
+    MemoryCase(name="135m-700mib", shape="smollm2-135m", budget="700MiB", completion_tokens=128),
+    MemoryCase(
+        name="135m-600mib",
+        shape="smollm2-135m",
+        budget="600MiB",
+        storage="nf4",
+        num_prompts=2,
+        num_generations=4,
+        prompt_tokens=256,
+        completion_tokens=96,
+    ),
+    MemoryCase(name="135m-group-of-32", shape="smollm2-135m", budget="1GiB", num_generations=32, completion_tokens=48),
+    MemoryCase(name="135m-long", shape="smollm2-135m", budget="1GiB", num_generations=4, completion_tokens=768),
+    MemoryCase(
+        name="135m-long-prompt", shape="smollm2-135m", budget="1.2GiB", prompt_tokens=2048, completion_tokens=32
+    ),
+    MemoryCase(name="360m-bf16", shape="smollm2-360m", budget=None, storage="bf16", completion_tokens=64),
+    MemoryCase(name="360m-1gib", shape="smollm2-360m", budget="1GiB", storage="int8", completion_tokens=64),
+    MemoryCase(name="360m-nf4", shape="smollm2-360m", budget="900MiB", storage="nf4", completion_tokens=32),
+    MemoryCase(name="0.5b-exact", shape="qwen2.5-0.5b", budget=None, completion_tokens=48),
+    MemoryCase(name="0.5b-int8", shape="qwen2.5-0.5b", budget="1.25GiB", storage="int8", completion_tokens=32),
+    MemoryCase(name="0.5b-2gib", shape="qwen2.5-0.5b", budget="2GiB", num_prompts=2, completion_tokens=24),
+    MemoryCase(
+        name="0.5b-long-prompt",
+        shape="qwen2.5-0.5b",
+        budget="1.5GiB",
+        storage="int8",
+        prompt_tokens=1024,
+        completion_tokens=16,
+    ),
+    MemoryCase(name="1b-int8", shape="llama-3.2-1b", budget=None, storage="int8", completion_tokens=24),
+    MemoryCase(name="1b-2gib", shape="llama-3.2-1b", budget="2.2GiB", storage="int8", completion_tokens=24),
+    MemoryCase(name="1b-nf4", shape="llama-3.2-1b", budget="1.8GiB", storage="nf4", completion_tokens=16),
+    MemoryCase(name="1.5b-short", shape="qwen2.5-1.5b", budget="2.2GiB", storage="nf4", completion_tokens=16),
+    MemoryCase(
+        name="135m-growing",
+        shape="smollm2-135m",
+        budget="800MiB",
+        num_generations=4,
+        completion_tokens=64,
+        grows=True,
+        steps=100,
+    ),
 )

@@ -87,6 +87,8 @@ class TaskConfig(Strict):
     """Held-out rows of a .jsonl task; without it, `eval_fraction` of the rows is held out."""
     eval_fraction: float = 0.1
     """Share of a .jsonl task's rows held out for evaluation."""
+    shuffle_dataset: bool = True
+    """Train on a .jsonl task's rows in an order of the seed's, in the first epoch too; false: in the file's."""
     num_examples: int = 3
     """Worked examples shown before each problem, as earlier chat turns (arithmetic)."""
     num_steps: tuple[int, ...] = (1, 1, 2, 2, 3)

@@ -7,14 +7,18 @@ import functools
 import platform
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # mallopt's parameters, malloc.h
-_BYTES = 2**18
+_BYTES, _SPARING_BYTES = 2**20, 2**18
 
 
-def return_freed_memory() -> None:
-    """Blocks of 256 KiB and more are mapped on their own from now on, for the whole process; glibc on Linux only."""
+def return_freed_memory(*, sparing: bool) -> None:
+    """Blocks of 1 MiB and more are mapped on their own from now on, for the whole process; glibc on Linux only.
+
+    With `sparing` those of 256 KiB too: fewer holes, and a sixth more time for the pages that are mapped anew.
+    """
     if (libc := _glibc()) is not None:
-        libc.mallopt(_TRIM_THRESHOLD, _BYTES)
-        libc.mallopt(_MMAP_THRESHOLD, _BYTES)
+        size = _SPARING_BYTES if sparing else _BYTES
+        libc.mallopt(_TRIM_THRESHOLD, size)
+        libc.mallopt(_MMAP_THRESHOLD, size)
 
 
 def trim() -> None:

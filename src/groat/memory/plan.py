@@ -83,7 +83,7 @@ class MemoryPlan:
             minutes = max(1, round(self.measures_for / 60))
             return f"{words}; which matrix gets what is chosen after a measurement of about {minutes} min"
         kinds = Counter(self.storage.exceptions.values())
-        return f"{words}: {', '.join(f'{kinds[kind]} matrices in {kind}, ' for kind in sorted(kinds))}the rest in nf4"
+        return f"{words}: {''.join(f'{kinds[kind]} matrices in {kind}, ' for kind in sorted(kinds))}the rest in nf4"
 
     def to_json(self) -> str:
         """The plan as it is kept in a run's folder."""

@@ -69,7 +69,8 @@ def build_task(config: TaskConfig, seed: int) -> Task:
         train, held_out, config.reward_funcs, config.reward_weights, config.reward_timeout_seconds
     )
     name = Path(config.name).stem
-    return Task(name=name, train=_shuffled(train, seed), held_out=held_out, rewards=rewards, is_correct=is_correct)
+    ordered = _shuffled(train, seed) if config.shuffle_dataset else train
+    return Task(name=name, train=ordered, held_out=held_out, rewards=rewards, is_correct=is_correct)
 
 
 def task_from_rows(

@@ -47,7 +47,7 @@ def decide(
     note: Callable[[str], None] = lambda _: None,
 ) -> Decision:
     """The plan of a run. One that was begun in `run` keeps its storage, and what its weights were rounded by."""
-    return_freed_memory()
+    return_freed_memory(sparing=config.memory.budget is not None)
     folder = model_folder(config.model.name)
     spec = read_spec(folder)
     kept = None if run is None else kept_storage(run.plan_path, spec)

@@ -78,3 +78,10 @@ def test_tasks_are_imported_without_torch():
 
     code = "import sys, groat.tasks; assert not {'torch', 'numpy', 'datasets'} & set(sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_rows_of_a_file_keep_their_order_if_asked_to(tmp_path: Path):
+    name = str(a_file(tmp_path, lines(rows(20))))
+    kept = build_task(TaskConfig(name=name, eval_fraction=0, shuffle_dataset=False), seed=1).train
+    assert [problem.prompt for problem in kept] == [row["prompt"] for row in rows(20)]
+    assert build_task(TaskConfig(name=name, eval_fraction=0), seed=1).train != kept
