@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from groat.kernels.matrix import Matrix, plain_parts, view_of
 from groat.kernels.native import MatrixView, native_for
 from groat.kernels.quantized import Int8Matrix, rounded
+from groat.kernels.rooms import room_like
 
 _MANY_ROWS = 512
 """From here on torch's products of plain fp32 matrices are as fast as ours."""
@@ -21,7 +22,7 @@ def product(
     input_TK: torch.Tensor, weight_NK: Matrix, bias_N: torch.Tensor | None = None, out: torch.Tensor | None = None
 ) -> torch.Tensor:
     """x W' + bias, [T, N], in `out` if given. Where the kernels compute it, a row does not depend on the others."""
-    output_TN = input_TK.new_empty(input_TK.shape[0], weight_NK.shape[0]) if out is None else out
+    output_TN = room_like(input_TK, input_TK.shape[0], weight_NK.shape[0]) if out is None else out
     if not _native_product(input_TK, weight_NK, output_TN, bias_N, transposed=True):
         if isinstance(weight_NK, Int8Matrix) and weight_NK.compute == "int8":
             input_TK = rounded(input_TK)
@@ -34,7 +35,7 @@ def product(
 
 def straight_product(grad_TN: torch.Tensor, weight_NK: Matrix) -> torch.Tensor:
     """g W, [T, K]: the gradient of the input of x W'."""
-    output_TK = grad_TN.new_empty(grad_TN.shape[0], weight_NK.shape[1])
+    output_TK = room_like(grad_TN, grad_TN.shape[0], weight_NK.shape[1])
     grad_TN = grad_TN if grad_TN.stride(-1) == 1 else grad_TN.contiguous()
     if not _native_product(grad_TN, weight_NK, output_TK, None, transposed=False):
         output_TK.zero_()
@@ -96,7 +97,7 @@ def _native_adapted_product(
     scale: float,
 ) -> Adapted:
     rows, parts, outputs = input_TK.shape[0], len(bs_NR), int(view.rows)
-    output_TN, down_TR = input_TK.new_empty(rows, outputs), input_TK.new_empty(rows, a_RK.shape[0])
+    output_TN, down_TR = room_like(input_TK, rows, outputs), input_TK.new_empty(rows, a_RK.shape[0])
     native.groat_adapted_product(
         *(ctypes.addressof(view), input_TK.data_ptr(), input_TK.stride(0)),
         *(output_TN.data_ptr(), rows, None if bias_N is None else bias_N.data_ptr(), a_RK.data_ptr()),
@@ -167,7 +168,7 @@ def rms_norm(input_XH: torch.Tensor, weight_H: torch.Tensor, epsilon: float) -> 
         )
         return Normed((input_XH * inverse_X1).mul_(weight_H), inverse_X1)
     rows = input_XH.reshape(-1, size)
-    output, inverse = torch.empty_like(rows), rows.new_empty(*leading, 1)
+    output, inverse = room_like(rows, *rows.shape), rows.new_empty(*leading, 1)
     native.groat_rms_norm(
         *(rows.data_ptr(), rows.stride(0), weight_H.data_ptr(), epsilon, output.data_ptr(), size, inverse.data_ptr()),
         *(len(rows), size, torch.get_num_threads()),
@@ -184,7 +185,7 @@ def rms_norm_gradient(
         along_X1 = (weighted_XH * input_XH).mean(-1, keepdim=True).mul_(inverse_X1.square())
         return weighted_XH.addcmul_(input_XH, along_X1, value=-1).mul_(inverse_X1)
     grad_XH, input_XH = grad_XH.contiguous(), input_XH.contiguous()
-    output_XH = torch.empty_like(input_XH)
+    output_XH = room_like(input_XH, *input_XH.shape)
     native.groat_rms_norm_backward(
         *(grad_XH.data_ptr(), input_XH.data_ptr(), weight_H.data_ptr(), inverse_X1.data_ptr(), output_XH.data_ptr()),
         *(inverse_X1.numel(), input_XH.shape[-1], torch.get_num_threads()),
@@ -199,14 +200,14 @@ def swiglu(gate_up_TI: torch.Tensor) -> torch.Tensor:
         return F.silu(gate).mul_(up)
     gate_up_TI = gate_up_TI.contiguous()
     rows, size = gate_up_TI.shape[0], gate_up_TI.shape[1] // 2
-    output = gate_up_TI.new_empty(rows, size)
+    output = room_like(gate_up_TI, rows, size)
     native.groat_swiglu(gate_up_TI.data_ptr(), output.data_ptr(), rows, size, torch.get_num_threads())
     return output
 
 
 def swiglu_gradient(grad_TI: torch.Tensor, gate_up_TI: torch.Tensor) -> torch.Tensor:
     """The gradient of gate and up, side by side."""
-    grad_gate_up = torch.empty_like(gate_up_TI, memory_format=torch.contiguous_format)
+    grad_gate_up = room_like(gate_up_TI, *gate_up_TI.shape)
     if (native := native_for(grad_TI, gate_up_TI)) is None:
         gate, up = gate_up_TI.chunk(2, dim=1)
         grad_gate, grad_up = grad_gate_up.chunk(2, dim=1)
@@ -227,7 +228,7 @@ def rotate(input_TAD: torch.Tensor, cos_T1E: torch.Tensor, sin_T1E: torch.Tensor
     The first 2 E numbers of each head are turned; the others stay.
     """
     tokens, heads, size = input_TAD.shape
-    output_TAD = torch.empty_like(input_TAD, memory_format=torch.contiguous_format)
+    output_TAD = room_like(input_TAD, *input_TAD.shape)
     native = native_for(input_TAD, cos_T1E, sin_T1E)
     if native is None or input_TAD.stride(1) != size:
         sin_T1E = -sin_T1E if back else sin_T1E

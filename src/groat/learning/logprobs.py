@@ -9,6 +9,7 @@ import torch
 
 from groat.kernels.matrix import Matrix
 from groat.kernels.ops import product, straight_product, token_logprob_gradient_, token_logprobs
+from groat.kernels.rooms import room_like
 
 
 class _ChunkedLogprobs(torch.autograd.Function):
@@ -24,7 +25,7 @@ class _ChunkedLogprobs(torch.autograd.Function):
         chunk: int,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         logprobs_N, lse_N, entropy_N = (rows_NH.new_empty(len(rows_NH)) for _ in range(3))
-        grad_NH = torch.empty_like(rows_NH) if ctx.needs_input_grad[0] else None
+        grad_NH = room_like(rows_NH, *rows_NH.shape) if ctx.needs_input_grad[0] else None
         ones_N = rows_NH.new_full((len(rows_NH),), 1 / temperature)
         for part, logits_CV in _logits(rows_NH, head_VH, temperature, chunk):
             logprobs_N[part], lse_N[part], entropy_N[part] = token_logprobs(logits_CV, token_ids_N[part])
@@ -45,7 +46,7 @@ def _logits(
     rows_NH: torch.Tensor, head_VH: Matrix, temperature: float, chunk: int
 ) -> Iterator[tuple[slice, torch.Tensor]]:
     """The logits of a chunk of rows after the other, all in the same place."""
-    room_CV = rows_NH.new_empty(min(chunk, len(rows_NH)), head_VH.shape[0])
+    room_CV = room_like(rows_NH, min(chunk, len(rows_NH)), head_VH.shape[0])
     for start in range(0, len(rows_NH), chunk):
         part = slice(start, min(start + chunk, len(rows_NH)))
         logits_CV = product(rows_NH[part], head_VH, out=room_CV[: part.stop - start])

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from groat.kernels.rooms import ROOMS
 from groat.memory.measure import available_bytes, gib, resident_bytes
 from groat.types import UserError
 
@@ -18,7 +19,7 @@ class Guard:
     """Asked before memory is taken. Without a budget it still looks at what the machine has left."""
 
     budget_bytes: float = math.inf
-    resident: Callable[[], int] = resident_bytes
+    resident: Callable[[], int] = lambda: resident_bytes() - ROOMS.free_bytes
     available: Callable[[], float] = available_bytes
     _interventions: list[str] = field(default_factory=list[str])
 

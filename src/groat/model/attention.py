@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from groat.kernels.rooms import room_like
 from groat.trees import Node
 
 
@@ -136,8 +137,8 @@ class _TreeAttention(torch.autograd.Function):
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, None]:
         (grad_TAD,) = grads
         queries_TAD, keys_TKD, values_TKD, output_TAD, lse_AT = ctx.saved_tensors
-        grad_q_TAD = torch.empty_like(queries_TAD)
-        grad_k_TKD, grad_v_TKD = torch.empty_like(keys_TKD), torch.empty_like(values_TKD)
+        grad_q_TAD = room_like(queries_TAD, *queries_TAD.shape)
+        grad_k_TKD, grad_v_TKD = (room_like(tensor, *tensor.shape) for tensor in (keys_TKD, values_TKD))
         for node in ctx.nodes:
             own, rows = slice(node.start, node.end), slice(node.start, node.subtree_end)
             grad_q, grad_k_TKD[own], grad_v_TKD[own] = block_gradients(
@@ -161,7 +162,7 @@ def tree_attention_with_lse(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Output [T, A, D] and log-sum-exp [A, T] of every token over its ancestors and itself."""
     tokens, heads, _ = queries_TAD.shape
-    output_TAD = torch.empty_like(queries_TAD)
+    output_TAD = room_like(queries_TAD, *queries_TAD.shape)
     lse_AT = queries_TAD.new_empty(heads, tokens)
     for node in nodes:
         own, rows = slice(node.start, node.end), slice(node.start, node.subtree_end)

@@ -89,10 +89,10 @@ def decoder_layer(
     else:
         queries, keys = rotate(queries, *turns), rotate(keys, *turns)
     mixed_TN = attend(index, queries, keys, values).flatten(1)
-    hidden_TH = hidden_TH + apply(mixed_TN, layer.output, adapter and adapter.output, scale, None)
+    hidden_TH = apply(mixed_TN, layer.output, adapter and adapter.output, scale, None).add_(hidden_TH)
     normed = partial(rms_norm, weight_H=layer.mlp_norm_H, epsilon=spec.norm_epsilon)
     gate_up_TI = apply(hidden_TH, layer.gate_up, adapter and adapter.gate_up, scale, normed)
-    return hidden_TH + apply(gate_up_TI, layer.down, adapter and adapter.down, scale, swiglu)
+    return apply(gate_up_TI, layer.down, adapter and adapter.down, scale, swiglu).add_(hidden_TH)
 
 
 def _qkv(

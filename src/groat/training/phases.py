@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from types import FrameType
 
+from groat.kernels.rooms import ROOMS
 from groat.memory.allocator import trim
 from groat.tracking.console import Console
 
@@ -40,6 +41,7 @@ class Phases:
                 self._look_for_stop(interruptible)
 
             yield done
+        ROOMS.let_go()
         trim()
         self.seconds[name] += time.perf_counter() - started
 
