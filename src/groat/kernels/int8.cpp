@@ -21,6 +21,7 @@ struct Rounded {
   float scale;
   int32_t excess;
 };
+static_assert(sizeof(Rounded) == ROUNDED_BYTES);
 
 inline void add_and_subtract(__m512& a, __m512& b) {
   const __m512 sum = _mm512_add_ps(a, b);
@@ -154,15 +155,13 @@ void multiply_tile(const TileProduct& right, const Rounded* left, long left_stri
 }
 
 // Rows as a product reads them, [rows, blocks].
-std::unique_ptr<Rounded[]> rounded(const float* from, long stride, long rows, long columns, int threads) {
+void round_rows(const float* from, long stride, long rows, long columns, Rounded* to, int threads) {
   const long blocks = blocks_of(columns);
-  std::unique_ptr<Rounded[]> to(new Rounded[rows * blocks]);
 #pragma omp parallel for schedule(static) num_threads(threads) if (rows * blocks > 16)
   for (long place = 0; place < rows * blocks; place++) {
     const long first = place % blocks * BLOCK;
     round_block(from + place / blocks * stride + first, int(std::min(long(BLOCK), columns - first)), to[place]);
   }
-  return to;
 }
 
 // The next bf16 number that is not smaller.
@@ -226,10 +225,11 @@ void turn_back(const float* from, long blocks, float* out, long out_stride, long
 }  // namespace
 
 void int8_product(const Int8Tiles& weights, const float* x, long x_stride, long inputs, float* out, long out_stride,
-                  long rows, const float* bias, int threads) {
+                  long rows, const float* bias, void* scratch, int threads) {
   const long blocks = weights.blocks, tiles = (weights.outputs + TILE_OUTPUTS - 1) / TILE_OUTPUTS;
   const long row_parts = tiles < 4 * threads ? std::min(long(threads), rows) : 1;
-  const std::unique_ptr<Rounded[]> left = rounded(x, x_stride, rows, inputs, threads);
+  Rounded* left = static_cast<Rounded*>(scratch);
+  round_rows(x, x_stride, rows, inputs, left, threads);
 #pragma omp parallel for schedule(static) num_threads(threads)
   for (long task = 0; task < row_parts * tiles; task++) {
     const long tile = task % tiles, first = tile * TILE_OUTPUTS;
@@ -237,15 +237,16 @@ void int8_product(const Int8Tiles& weights, const float* x, long x_stride, long 
     const int width = int(std::min(long(TILE_OUTPUTS), weights.outputs - first));
     const TileProduct right{weights.block(tile, 0), weights.block_scales(tile, 0), blocks, bias ? bias + first : nullptr,
                             width, false};
-    multiply_tile(right, left.get() + row * blocks, blocks, end - row, out + row * out_stride + first, out_stride);
+    multiply_tile(right, left + row * blocks, blocks, end - row, out + row * out_stride + first, out_stride);
   }
 }
 
 void int8_straight_product(const Int8Tiles& weights, const float* grad, long grad_stride, long inputs, float* out,
-                           long out_stride, long rows, int threads) {
+                           long out_stride, long rows, void* scratch, int threads) {
   const long blocks = blocks_of(weights.outputs), width = weights.blocks * BLOCK;
-  const std::unique_ptr<Rounded[]> left = rounded(grad, grad_stride, rows, weights.outputs, threads);
-  const std::unique_ptr<float[]> turned(new float[rows * width]);
+  Rounded* left = static_cast<Rounded*>(scratch);
+  float* turned = reinterpret_cast<float*>(left + rows * blocks);
+  round_rows(grad, grad_stride, rows, weights.outputs, left, threads);
 #pragma omp parallel num_threads(threads)
   {
     const std::unique_ptr<TransposedTile> tile(new TransposedTile);
@@ -255,18 +256,18 @@ void int8_straight_product(const Int8Tiles& weights, const float* grad, long gra
         const long count = std::min(TransposedTile::BLOCKS, blocks - block);
         tile->fill(weights, input, block * BLOCK, count);
         const TileProduct right{tile->values, tile->scales, count, nullptr, TILE_OUTPUTS, block > 0};
-        multiply_tile(right, left.get() + block, blocks, rows, turned.get() + input, width);
+        multiply_tile(right, left + block, blocks, rows, turned + input, width);
       }
   }
-  turn_back(turned.get(), weights.blocks, out, out_stride, rows, inputs, threads);
+  turn_back(turned, weights.blocks, out, out_stride, rows, inputs, threads);
 }
 
 extern "C" int groat_multiplies_in_int8() { return 1; }
 
 #else
 
-void int8_product(const Int8Tiles&, const float*, long, long, float*, long, long, const float*, int) {}
-void int8_straight_product(const Int8Tiles&, const float*, long, long, float*, long, long, int) {}
+void int8_product(const Int8Tiles&, const float*, long, long, float*, long, long, const float*, void*, int) {}
+void int8_straight_product(const Int8Tiles&, const float*, long, long, float*, long, long, void*, int) {}
 
 extern "C" int groat_multiplies_in_int8() { return 0; }
 

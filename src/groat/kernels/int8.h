@@ -57,12 +57,14 @@ struct Int8Tiles {
   }
 };
 
+constexpr int ROUNDED_BYTES = BLOCK + 8;  // of a block of activations: values, scale, and what the 128 adds
+
 // out[rows, outputs] = x W' (+ bias), in int8: each row's blocks are turned and rounded by a scale of their own. A row
-// does not depend on the others.
+// does not depend on the others. `scratch`: ROUNDED_BYTES for each block of each row.
 void int8_product(const Int8Tiles& weights, const float* x, long x_stride, long inputs, float* out, long out_stride,
-                  long rows, const float* bias, int threads);
+                  long rows, const float* bias, void* scratch, int threads);
 
 // out[rows, inputs] = g W, in int8: both sides rounded along the outputs, W a few tiles at a time. A row does not depend
-// on the others.
+// on the others. `scratch`: ROUNDED_BYTES for each block of outputs of each row, and the turned result in fp32.
 void int8_straight_product(const Int8Tiles& weights, const float* grad, long grad_stride, long inputs, float* out,
-                           long out_stride, long rows, int threads);
+                           long out_stride, long rows, void* scratch, int threads);

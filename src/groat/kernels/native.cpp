@@ -449,44 +449,44 @@ void with_weights(const MatrixView& view, const Use& use) {
 }
 
 // Rows turned block by block, [rows, blocks * BLOCK]: what lies past `columns` counts as zeros.
-std::vector<float> turned(const float* from, long stride, long rows, long columns, int threads) {
+void turn(const float* from, long stride, long rows, long columns, float* to, int threads) {
   const long blocks = blocks_of(columns);
-  std::vector<float> to(rows * blocks * BLOCK);
 #pragma omp parallel for schedule(static) num_threads(threads)
   for (long place = 0; place < rows * blocks; place++) {
     const long first = place % blocks * BLOCK, count = std::min(long(BLOCK), columns - first);
-    float* block = to.data() + place * BLOCK;
+    float block[BLOCK] = {};
     for (long i = 0; i < count; i++) block[i] = from[place / blocks * stride + first + i] * 0.125f;
     hadamard(block);
+    std::copy_n(block, BLOCK, to + place * BLOCK);
   }
-  return to;
 }
 
 void product_of(const Int8Tiles& weights, long inputs, bool transposed, const float* left, long left_stride, float* out,
-                long out_stride, long rows, const Epilogue& end, int threads) {
+                long out_stride, long rows, const Epilogue& end, float* turned, int threads) {
   const long width = weights.blocks * BLOCK;
   if (transposed) {
-    const std::vector<float> x = turned(left, left_stride, rows, inputs, threads);
-    multiply(Int8Transposed{weights}, x.data(), width, out, out_stride, rows, weights.outputs, width, end, threads);
+    turn(left, left_stride, rows, inputs, turned, threads);
+    multiply(Int8Transposed{weights}, turned, width, out, out_stride, rows, weights.outputs, width, end, threads);
     return;
   }
-  std::vector<float> grad(rows * width);
-  multiply(Int8Straight{weights}, left, left_stride, grad.data(), width, rows, width, weights.outputs, end, threads);
-  const std::vector<float> back = turned(grad.data(), width, rows, width, threads);
-  for (long row = 0; row < rows; row++) std::copy_n(back.data() + row * width, inputs, out + row * out_stride);
+  multiply(Int8Straight{weights}, left, left_stride, turned, width, rows, width, weights.outputs, end, threads);
+  turn(turned, width, rows, width, turned, threads);
+  for (long row = 0; row < rows; row++) std::copy_n(turned + row * width, inputs, out + row * out_stride);
 }
 
 void product_of(const MatrixView& view, bool transposed, const float* left, long left_stride, float* out,
-                long out_stride, long rows, const Epilogue& end, int threads) {
+                long out_stride, long rows, const Epilogue& end, void* scratch, int threads) {
   if (!rows) return;
   if (view.kind == 2) {
     const Int8Tiles weights{static_cast<const uint8_t*>(view.values), reinterpret_cast<const uint16_t*>(view.scales),
                             view.rows, blocks_of(view.columns)};
     if (view.compute == 1 && transposed)
-      return int8_product(weights, left, left_stride, view.columns, out, out_stride, rows, end.bias, threads);
+      return int8_product(weights, left, left_stride, view.columns, out, out_stride, rows, end.bias, scratch,
+                          threads);
     if (view.compute == 1)
-      return int8_straight_product(weights, left, left_stride, view.columns, out, out_stride, rows, threads);
-    return product_of(weights, view.columns, transposed, left, left_stride, out, out_stride, rows, end, threads);
+      return int8_straight_product(weights, left, left_stride, view.columns, out, out_stride, rows, scratch, threads);
+    return product_of(weights, view.columns, transposed, left, left_stride, out, out_stride, rows, end,
+                      static_cast<float*>(scratch), threads);
   }
   const float* tiles = static_cast<const float*>(view.values);
   if (view.kind == 4 && transposed)
@@ -505,10 +505,12 @@ void product_of(const MatrixView& view, bool transposed, const float* left, long
 
 extern "C" {
 
-// transposed: out[M, N] = x[M, K] W' (+ bias); else out[M, K] = g[M, N] W.
+// transposed: out[M, N] = x[M, K] W' (+ bias); else out[M, K] = g[M, N] W. `scratch`, for int8 weights: room for the rows
+// as they are read, rounded or turned, and for the result before it is turned back.
 void groat_product(const MatrixView* view, int transposed, const float* left, long left_stride, float* out,
-                   long out_stride, long rows, const float* bias, int threads) {
-  product_of(*view, transposed, left, left_stride, out, out_stride, rows, Epilogue{1.0f, false, bias}, threads);
+                   long out_stride, long rows, const float* bias, void* scratch, int threads) {
+  product_of(*view, transposed, left, left_stride, out, out_stride, rows, Epilogue{1.0f, false, bias}, scratch,
+             threads);
 }
 
 // Columns of a tile: what tiled weights are tiled by.
@@ -518,9 +520,9 @@ int groat_tile_columns() { return TILE_COLS; }
 // down = x A' and A is [parts * rank, inputs].
 void groat_adapted_product(const MatrixView* view, const float* x, long x_stride, float* out, long rows,
                            const float* bias, const float* a, float* down, const float* const* bs,
-                           const int64_t* sizes, long parts, long rank, float alpha, int threads) {
+                           const int64_t* sizes, long parts, long rank, float alpha, void* scratch, int threads) {
   const long outputs = view->rows, inputs = view->columns;
-  product_of(*view, true, x, x_stride, out, outputs, rows, Epilogue{1.0f, false, bias}, threads);
+  product_of(*view, true, x, x_stride, out, outputs, rows, Epilogue{1.0f, false, bias}, scratch, threads);
   product(Float32{a, inputs}, true, x, x_stride, down, parts * rank, rows, parts * rank, inputs,
           Epilogue{1.0f, false, nullptr}, threads);
   for (long part = 0, first = 0; part < parts; first += sizes[part++])

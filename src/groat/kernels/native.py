@@ -13,10 +13,10 @@ from groat.kernels.build import build_library
 
 _POINTER, _INT, _LONG, _FLOAT = ctypes.c_void_p, ctypes.c_int, ctypes.c_long, ctypes.c_float
 _SIGNATURES: dict[str, Sequence[type]] = {
-    "groat_product": (_POINTER, _INT, _POINTER, _LONG, _POINTER, _LONG, _LONG, _POINTER, _INT),
+    "groat_product": (_POINTER, _INT, _POINTER, _LONG, _POINTER, _LONG, _LONG, _POINTER, _POINTER, _INT),
     "groat_adapted_product": (
         *(_POINTER, _POINTER, _LONG, _POINTER, _LONG, _POINTER),
-        *(_POINTER, _POINTER, _POINTER, _POINTER, _LONG, _LONG, _FLOAT, _INT),
+        *(_POINTER, _POINTER, _POINTER, _POINTER, _LONG, _LONG, _FLOAT, _POINTER, _INT),
     ),
     "groat_rms_norm": (_POINTER, _LONG, _POINTER, _FLOAT, _POINTER, _LONG, _POINTER, _LONG, _LONG, _INT),
     "groat_rms_norm_backward": (_POINTER, _POINTER, _POINTER, _POINTER, _POINTER, _LONG, _LONG, _INT),

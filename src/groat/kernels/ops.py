@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from groat.kernels.matrix import Matrix, plain_parts, view_of
 from groat.kernels.native import MatrixView, native_for
-from groat.kernels.quantized import Int8Matrix, rounded
+from groat.kernels.quantized import BLOCK, INT8_TILES, Int8Matrix, rounded
 from groat.kernels.rooms import room_like
 
 _MANY_ROWS = 512
@@ -53,11 +53,21 @@ def _native_product(
     view = view_of(weight_NK) if native else None
     if native is None or view is None:
         return False
+    scratch = _scratch(input_TI, view)
     native.groat_product(
         *(ctypes.addressof(view), int(transposed), *_rows(input_TI, output_TO)),
-        *(None if bias_N is None else bias_N.data_ptr(), torch.get_num_threads()),
+        *(None if bias_N is None else bias_N.data_ptr(), scratch.data_ptr(), torch.get_num_threads()),
     )
     return True
+
+
+def _scratch(input_TI: torch.Tensor, view: MatrixView) -> torch.Tensor:
+    """What a product needs beside its result: for int8 weights, 18 numbers for each block of a row that is rounded, or
+    64 if it is turned in fp32; and a turned gradient."""
+    if view.kind != INT8_TILES:
+        return input_TI.new_empty(0)
+    inner, columns = (-(-size // BLOCK) for size in (input_TI.shape[1], int(view.columns)))
+    return room_like(input_TI, input_TI.shape[0], 18 * inner + BLOCK * columns)
 
 
 class Adapted(NamedTuple):
@@ -98,12 +108,13 @@ def _native_adapted_product(
 ) -> Adapted:
     rows, parts, outputs = input_TK.shape[0], len(bs_NR), int(view.rows)
     output_TN, down_TR = room_like(input_TK, rows, outputs), input_TK.new_empty(rows, a_RK.shape[0])
+    scratch = _scratch(input_TK, view)
     native.groat_adapted_product(
         *(ctypes.addressof(view), input_TK.data_ptr(), input_TK.stride(0)),
         *(output_TN.data_ptr(), rows, None if bias_N is None else bias_N.data_ptr(), a_RK.data_ptr()),
         *(down_TR.data_ptr(), (ctypes.c_void_p * parts)(*(b_NR.data_ptr() for b_NR in bs_NR))),
         *((ctypes.c_int64 * parts)(*(b_NR.shape[0] for b_NR in bs_NR)), parts, bs_NR[0].shape[1], scale),
-        torch.get_num_threads(),
+        *(scratch.data_ptr(), torch.get_num_threads()),
     )
     return Adapted(output_TN, down_TR)
 

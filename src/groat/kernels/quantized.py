@@ -20,6 +20,8 @@ BLOCK = 64
 """Elements that share one scale; those of NF4 run over the flattened matrix."""
 TILE_OUTPUTS, GROUP = 32, 4
 """Outputs of a tile of int8 weights, and inputs of each that lie side by side: those of int8.h."""
+INT8_TILES = 2
+"""The kind of these matrices in native.cpp."""
 SCALE_BLOCK = 256
 """NF4 scales that share one scale of their own."""
 _ZERO = 7
@@ -110,7 +112,7 @@ class Int8Matrix:
 
     @functools.cached_property
     def view(self) -> MatrixView:
-        return MatrixView.of(2, self.shape, self.tiles, scales=self.scales, in_int8=self.compute == "int8")
+        return MatrixView.of(INT8_TILES, self.shape, self.tiles, scales=self.scales, in_int8=self.compute == "int8")
 
 
 @dataclass(frozen=True, eq=False)

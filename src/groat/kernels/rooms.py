@@ -1,7 +1,7 @@
 """Memory for results that come and go: handed out again, rather than given back to the system and mapped anew.
 
-Large blocks that malloc maps on their own cost a page fault for every 4 KiB each time: a fifth of a learner's time. What
-is kept here never makes the process larger than it was: before a block is mapped, as many free bytes are given back.
+Large blocks that malloc maps on their own cost a page fault for every 4 KiB each time: a fifth of a learner's time.
+What waits here to be used again makes the process hardly larger than it was.
 """
 
 from __future__ import annotations
@@ -16,12 +16,20 @@ _LEAST_BYTES = 2**18
 """Smaller tensors are left to malloc."""
 
 
+_SPARE_BYTES = 2**25
+"""So much may be held beyond what was in use at one time."""
+_FIT = 1.5
+"""A block is used for at least this share's inverse of its size."""
+
+
 class Rooms:
-    """Blocks by size; those that nobody uses wait to be used again. Sizes have three bits, so that they meet often."""
+    """Blocks of some sizes; those that nobody uses wait to be used again, and the oldest go when they are too many."""
 
     def __init__(self) -> None:
-        self._free: dict[int, list[tuple[mmap.mmap, int]]] = {}
+        self._free: list[tuple[int, int, mmap.mmap]] = []
+        """Size, bytes its last user asked for, block; the oldest first."""
         self._used: dict[int, weakref.ref[memoryview]] = {}
+        self._held_bytes = self._used_bytes = self._most_used_bytes = 0
         self.free_bytes = 0
         """Held by blocks that nobody uses, at least: as many as their last users asked for."""
 
@@ -31,14 +39,14 @@ class Rooms:
         num_bytes = 4 * count
         if num_bytes < _LEAST_BYTES:
             return torch.empty(shape)
-        size = _rounded_up(num_bytes)
-        block = self._take(size)
+        size, block = self._take(_rounded_up(num_bytes))
         view = memoryview(block)
         name = id(view)
 
         def come_back(_: weakref.ref[memoryview]) -> None:
             del self._used[name]
-            self._free.setdefault(size, []).append((block, num_bytes))
+            self._free.append((size, num_bytes, block))
+            self._used_bytes -= size
             self.free_bytes += num_bytes
 
         self._used[name] = weakref.ref(view, come_back)
@@ -46,22 +54,34 @@ class Rooms:
         storage = torch.frombuffer(view, dtype=torch.float32, count=count).untyped_storage()
         return torch.empty(0).set_(storage, 0, shape)
 
-    def let_go(self, num_bytes: float = math.inf) -> None:
-        """Give free blocks back to the system, the largest first, until so many bytes are or none is left."""
-        while num_bytes > 0 and (sizes := [size for size, blocks in self._free.items() if blocks]):
-            num_bytes -= max(sizes)
-            self._pop(max(sizes))
+    def let_go(self) -> None:
+        """Give all free blocks back to the system."""
+        while self._free:
+            self._drop_oldest()
+        self._most_used_bytes = self._used_bytes
 
-    def _take(self, size: int) -> mmap.mmap:
-        if self._free.get(size):
-            return self._pop(size)
-        self.let_go(size)
+    def _take(self, size: int) -> tuple[int, mmap.mmap]:
+        fitting = [i for i, (free, _, _) in enumerate(self._free) if size <= free <= _FIT * size]
+        if fitting:
+            size, num_bytes, block = self._free.pop(min(fitting, key=lambda i: self._free[i][0]))
+            self.free_bytes -= num_bytes
+        else:
+            block = self._map(size)
+        self._used_bytes += size
+        self._most_used_bytes = max(self._most_used_bytes, self._used_bytes)
+        return size, block
+
+    def _map(self, size: int) -> mmap.mmap:
+        most = max(self._most_used_bytes, self._used_bytes + size) + _SPARE_BYTES
+        while self._free and self._held_bytes + size > most:
+            self._drop_oldest()
+        self._held_bytes += size
         return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
-    def _pop(self, size: int) -> mmap.mmap:
-        block, num_bytes = self._free[size].pop()
+    def _drop_oldest(self) -> None:
+        size, num_bytes, _ = self._free.pop(0)
+        self._held_bytes -= size
         self.free_bytes -= num_bytes
-        return block
 
 
 def _rounded_up(num_bytes: int) -> int:
