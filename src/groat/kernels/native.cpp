@@ -38,10 +38,31 @@ typedef float UnalignedVec __attribute__((vector_size(LANES * 4), aligned(4)));
 inline Vec load(const float* from) { return *reinterpret_cast<const UnalignedVec*>(from); }
 inline void store(float* to, Vec value) { *reinterpret_cast<UnalignedVec*>(to) = value; }
 inline Vec splat(float value) { return value - Vec{}; }
+inline IntVec lane_numbers() {
+  IntVec lanes;
+  for (int lane = 0; lane < LANES; lane++) lanes[lane] = lane;
+  return lanes;
+}
 inline float sum(Vec value) {
   float total = 0;
   for (int lane = 0; lane < LANES; lane++) total += value[lane];
   return total;
+}
+
+// The sum of each of LANES vectors, a lane each: pairs are added crosswise until one is left. Spoils them.
+inline Vec sums_of(Vec* vectors) {
+  const IntVec lanes = lane_numbers();
+#pragma GCC unroll 4
+  for (int step = LANES / 2; step; step /= 2) {
+    const IntVec is_upper = (lanes & step) != 0;
+    const IntVec same = is_upper ? lanes + LANES : lanes;                       // of the second vector in upper lanes
+    const IntVec other = is_upper ? (lanes ^ step) + LANES : (lanes ^ step);
+#pragma GCC unroll 8
+    for (int i = 0; i < step; i++)
+      vectors[i] = __builtin_shuffle(vectors[i], vectors[i + step], same) +
+                   __builtin_shuffle(vectors[i], vectors[i + step], other);
+  }
+  return vectors[0];
 }
 
 inline float largest(const float* from, long count) {
@@ -625,6 +646,7 @@ void groat_rotate(const float* x, long stride, const float* cosines, const float
 namespace {
 
 constexpr int KEYS = 64;        // keys scored at a time
+constexpr int FEW_ROWS = 8;     // up to here keys are read where they lie: turning them into tiles costs more
 constexpr int CHUNK_ROWS = 16;  // sequences per task
 
 // One kv head, some query rows: running maxima, sums and outputs of a softmax over ever more keys (arXiv:2205.14135).
@@ -640,9 +662,45 @@ struct Running {
         sums(rows, 0.0f) {}
 
   void attend(int first, int rows, const float* keys, const float* values, long token_stride, long count) {
-    for (long start = 0; start < count; start += KEYS)
-      attend_some(first, rows, keys + start * token_stride, values + start * token_stride, token_stride,
-                  int(std::min(long(KEYS), count - start)));
+    const bool few = rows <= FEW_ROWS && size % LANES == 0;
+    for (long start = 0; start < count; start += KEYS) {
+      const int here = int(std::min(long(KEYS), count - start));
+      const float *from_keys = keys + start * token_stride, *from_values = values + start * token_stride;
+      // Values are asked for while keys are read: what a step remembers is more than the caches hold.
+      for (long i = 0; few && i < here * size; i += 16) __builtin_prefetch(from_values + i / size * token_stride + i % size);
+      for (int row = 0; few && row < rows; row++) attend_one(first + row, from_keys, from_values, token_stride, here);
+      if (!few) attend_some(first, rows, from_keys, from_values, token_stride, here);
+    }
+  }
+
+  void attend_one(int row, const float* keys, const float* values, long token_stride, int count) {
+    alignas(64) float scores[KEYS];
+    for (int key = 0; key < count; key += LANES)
+      store(scores + key, scores_of(queries.data() + row * size, keys + key * token_stride, token_stride,
+                                    std::min(LANES, count - key)));
+    weigh(row, scores, count);
+    float* to = outputs.data() + row * padded;
+    for (int column = 0; column < size; column += LANES) {
+      Vec even = load(to + column), odd = {};  // two sums, so that additions need not wait for each other
+      int key = 0;
+      for (; key + 2 <= count; key += 2) {
+        even += scores[key] * load(values + key * token_stride + column);
+        odd += scores[key + 1] * load(values + (key + 1) * token_stride + column);
+      }
+      if (key < count) even += scores[key] * load(values + key * token_stride + column);
+      store(to + column, even + odd);
+    }
+  }
+
+  // The products of one query with up to LANES keys, a lane each; one key after the other, as they lie in memory.
+  Vec scores_of(const float* query, const float* keys, long token_stride, int count) const {
+    Vec sums[LANES] = {};
+    for (int key = 0; key < count; key++) {
+      Vec total = {};
+      for (int i = 0; i < size; i += LANES) total += load(query + i) * load(keys + key * token_stride + i);
+      sums[key] = total;
+    }
+    return sums_of(sums);
   }
 
   void attend_some(int first, int rows, const float* keys, const float* values, long token_stride, int count) {
