@@ -1,211 +1,13 @@
-// Products in int8 on x86 CPUs with AVX512-VNNI: one instruction multiplies 64 bytes and adds them up by fours.
-//
-// It takes one side unsigned and one signed. Weights are stored as value + 128; the 128 times the sum of a row's block
-// that this adds is taken off before the block begins.
+// Products in int8 with weights in int8.
 
 #include "int8.h"
 
 #include <algorithm>
-#include <memory>
 
-#if defined(__AVX512VNNI__) && defined(__AVX512BW__) && defined(__AVX512DQ__)
-#include <immintrin.h>
+#if defined(MULTIPLIES_IN_INT8)
+#include "vnni.h"
 
 namespace {
-
-constexpr int ROWS_AT_ONCE = 6;  // their sums, in int32 and in fp32, fill the 32 registers
-
-// A block of a row as the product reads it: 64 rounded values, their scale, and what the 128 adds.
-struct Rounded {
-  int8_t values[BLOCK];
-  float scale;
-  int32_t excess;
-};
-static_assert(sizeof(Rounded) == ROUNDED_BYTES);
-
-inline void add_and_subtract(__m512& a, __m512& b) {
-  const __m512 sum = _mm512_add_ps(a, b);
-  b = _mm512_sub_ps(a, b);
-  a = sum;
-}
-
-inline void hadamard(__m512 v[4]) {
-  add_and_subtract(v[0], v[1]), add_and_subtract(v[2], v[3]);
-  add_and_subtract(v[0], v[2]), add_and_subtract(v[1], v[3]);
-  const __m512 minus = _mm512_set1_ps(-0.0f);
-  for (int i = 0; i < 4; i++) {  // lane l with lane l ^ 8, 4, 2, 1: the sum in the lower one, the difference in the other
-    v[i] = _mm512_add_ps(_mm512_mask_xor_ps(v[i], 0xFF00, v[i], minus), _mm512_shuffle_f32x4(v[i], v[i], 0x4E));
-    v[i] = _mm512_add_ps(_mm512_mask_xor_ps(v[i], 0xF0F0, v[i], minus), _mm512_shuffle_f32x4(v[i], v[i], 0xB1));
-    v[i] = _mm512_add_ps(_mm512_mask_xor_ps(v[i], 0xCCCC, v[i], minus), _mm512_permute_ps(v[i], 0x4E));
-    v[i] = _mm512_add_ps(_mm512_mask_xor_ps(v[i], 0xAAAA, v[i], minus), _mm512_permute_ps(v[i], 0xB1));
-  }
-}
-
-inline void load_block(const float* from, int count, __m512 v[4]) {
-  for (int i = 0; i < 4; i++) {
-    const int left = std::clamp(count - 16 * i, 0, 16);
-    v[i] = _mm512_maskz_loadu_ps(__mmask16((1u << left) - 1), from + 16 * i);
-  }
-}
-
-inline float largest(const __m512 v[4]) {
-  const __m512 first = _mm512_max_ps(_mm512_abs_ps(v[0]), _mm512_abs_ps(v[1]));
-  return _mm512_reduce_max_ps(_mm512_max_ps(first, _mm512_max_ps(_mm512_abs_ps(v[2]), _mm512_abs_ps(v[3]))));
-}
-
-// Turned, then rounded to 127 steps either side of zero.
-inline void round_block(const float* from, int count, Rounded& to) {
-  __m512 v[4];
-  load_block(from, count, v);
-  hadamard(v);
-  const float most = largest(v), steps = most > 0 ? 127.0f / most : 0.0f;
-  __m512i total = _mm512_setzero_si512();
-  for (int i = 0; i < 4; i++) {
-    const __m512i whole = _mm512_cvtps_epi32(_mm512_mul_ps(v[i], _mm512_set1_ps(steps)));
-    total = _mm512_add_epi32(total, whole);
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(to.values + 16 * i), _mm512_cvtsepi32_epi8(whole));
-  }
-  to.scale = most / (127.0f * 8.0f);
-  to.excess = -128 * _mm512_reduce_add_epi32(total);
-}
-
-inline __m512 scales_of(const uint16_t* from) {
-  const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
-  return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
-}
-
-inline __m512i four_of(const int8_t* from) {
-  int32_t four;
-  std::memcpy(&four, from, sizeof four);
-  return _mm512_set1_epi32(four);
-}
-
-// One tile, and where its product goes: `width` outputs are stored, or added to what is there.
-struct TileProduct {
-  const uint8_t* values;
-  const uint16_t* scales;
-  long blocks;
-  const float* bias;  // or null
-  int width;
-  bool add;
-};
-
-// ROWS rows times one tile; `left_stride` blocks lie between the rows.
-template <int ROWS>
-void multiply_rows(const TileProduct& right, const Rounded* left, long left_stride, float* out, long out_stride) {
-  const uint8_t* tile = right.values;
-  const uint16_t* scales = right.scales;
-  __m512 sums[ROWS][2];
-  for (int row = 0; row < ROWS; row++) sums[row][0] = sums[row][1] = _mm512_setzero_ps();
-  for (long block = 0; block < right.blocks; block++, tile += BLOCK_BYTES, scales += TILE_OUTPUTS) {
-    const Rounded* here[ROWS];
-    __m512i wholes[ROWS][2];
-#pragma GCC unroll 8
-    for (int row = 0; row < ROWS; row++) {
-      here[row] = left + row * left_stride + block;
-      wholes[row][0] = wholes[row][1] = _mm512_set1_epi32(here[row]->excess);
-    }
-#pragma GCC unroll 4
-    for (int group = 0; group < BLOCK / GROUP; group++) {
-      const __m512i first = _mm512_loadu_si512(tile + group * TILE_OUTPUTS * GROUP);
-      const __m512i second = _mm512_loadu_si512(tile + group * TILE_OUTPUTS * GROUP + 64);
-#pragma GCC unroll 8
-      for (int row = 0; row < ROWS; row++) {
-        const __m512i four = four_of(here[row]->values + group * GROUP);
-        wholes[row][0] = _mm512_dpbusd_epi32(wholes[row][0], first, four);
-        wholes[row][1] = _mm512_dpbusd_epi32(wholes[row][1], second, four);
-      }
-    }
-    const __m512 factors[2] = {scales_of(scales), scales_of(scales + 16)};
-#pragma GCC unroll 8
-    for (int row = 0; row < ROWS; row++) {
-      const __m512 scale = _mm512_set1_ps(here[row]->scale);
-      for (int half = 0; half < 2; half++)
-        sums[row][half] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(wholes[row][half]), _mm512_mul_ps(factors[half], scale),
-                                          sums[row][half]);
-    }
-  }
-  const uint32_t present = right.width >= TILE_OUTPUTS ? ~0u : (1u << right.width) - 1;
-#pragma GCC unroll 8
-  for (int row = 0; row < ROWS; row++)
-    for (int half = 0; half < 2; half++) {
-      const __mmask16 mask = __mmask16(present >> (16 * half));
-      float* to = out + row * out_stride + 16 * half;
-      __m512 value = sums[row][half];
-      if (right.bias) value = _mm512_add_ps(value, _mm512_maskz_loadu_ps(mask, right.bias + 16 * half));
-      if (right.add) value = _mm512_add_ps(value, _mm512_maskz_loadu_ps(mask, to));
-      _mm512_mask_storeu_ps(to, mask, value);
-    }
-}
-
-typedef void (*RowsProduct)(const TileProduct&, const Rounded*, long, float*, long);
-constexpr RowsProduct rows_product[] = {nullptr,          multiply_rows<1>, multiply_rows<2>, multiply_rows<3>,
-                                        multiply_rows<4>, multiply_rows<5>, multiply_rows<6>};
-
-// Where part `part` of `parts` equal ones begins.
-inline long cut(long whole, long part, long parts) { return whole * part / parts; }
-
-void multiply_tile(const TileProduct& right, const Rounded* left, long left_stride, long rows, float* out,
-                   long out_stride) {
-  const long parts = (rows + ROWS_AT_ONCE - 1) / ROWS_AT_ONCE;
-  for (long part = 0; part < parts; part++) {
-    const long row = cut(rows, part, parts), size = cut(rows, part + 1, parts) - row;
-    rows_product[size](right, left + row * left_stride, left_stride, out + row * out_stride, out_stride);
-  }
-}
-
-// Rows as a product reads them, [rows, blocks].
-void round_rows(const float* from, long stride, long rows, long columns, Rounded* to, int threads) {
-  const long blocks = blocks_of(columns);
-#pragma omp parallel for schedule(static) num_threads(threads) if (rows * blocks > 16)
-  for (long place = 0; place < rows * blocks; place++) {
-    const long first = place % blocks * BLOCK;
-    round_block(from + place / blocks * stride + first, int(std::min(long(BLOCK), columns - first)), to[place]);
-  }
-}
-
-// The next bf16 number that is not smaller.
-inline uint16_t bfloat16_above(float value) {
-  uint32_t bits;
-  std::memcpy(&bits, &value, sizeof bits);
-  return uint16_t((bits + 0xFFFF) >> 16);
-}
-
-// A tile of W', of 32 turned inputs from `input` and blocks of 64 outputs from `output`, rounded anew along the outputs.
-struct TransposedTile {
-  static constexpr long BLOCKS = 64;  // so many at most: more would not stay in the cache
-  alignas(64) uint8_t values[BLOCKS * BLOCK_BYTES];
-  alignas(64) uint16_t scales[BLOCKS * TILE_OUTPUTS];
-
-  void fill(const Int8Tiles& weights, long input, long output, long blocks) {
-    alignas(64) float wide[TILE_OUTPUTS * BLOCK];
-    for (long block = 0; block < blocks; block++) {
-      const long from = output + block * BLOCK;
-      if (from + TILE_OUTPUTS >= weights.outputs) std::fill_n(wide, TILE_OUTPUTS * BLOCK, 0.0f);
-      for (long half = 0; half < 2 && from + half * TILE_OUTPUTS < weights.outputs; half++)
-        weights.widen(from + half * TILE_OUTPUTS, TILE_OUTPUTS, input, TILE_OUTPUTS, wide + half * TILE_OUTPUTS, BLOCK);
-      for (int i = 0; i < TILE_OUTPUTS; i++) round_weights(wide + i * BLOCK, block, i);
-    }
-  }
-
-  void round_weights(const float* from, long block, int place) {
-    __m512 v[4];
-    load_block(from, BLOCK, v);
-    hadamard(v);
-    const uint16_t above = bfloat16_above(largest(v) / (127.0f * 8.0f));
-    const float scale = from_bfloat16(above) * 8.0f;
-    const __m512 steps = _mm512_set1_ps(scale > 0 ? 1.0f / scale : 0.0f);
-    scales[block * TILE_OUTPUTS + place] = above;
-    uint8_t* to = values + block * BLOCK_BYTES + place * GROUP;
-    for (int i = 0; i < 4; i++) {
-      const __m512i whole = _mm512_add_epi32(_mm512_cvtps_epi32(_mm512_mul_ps(v[i], steps)), _mm512_set1_epi32(128));
-      alignas(16) uint32_t fours[4];
-      _mm_store_si128(reinterpret_cast<__m128i*>(fours), _mm512_cvtepi32_epi8(whole));
-      for (int group = 0; group < 4; group++)
-        std::memcpy(to + (4 * i + group) * TILE_OUTPUTS * GROUP, fours + group, GROUP);
-    }
-  }
-};
 
 void turn_back(const float* from, long blocks, float* out, long out_stride, long rows, long columns, int threads) {
 #pragma omp parallel for schedule(static) num_threads(threads)
@@ -229,14 +31,14 @@ void int8_product(const Int8Tiles& weights, const float* x, long x_stride, long 
   const long blocks = weights.blocks, tiles = (weights.outputs + TILE_OUTPUTS - 1) / TILE_OUTPUTS;
   const long row_parts = tiles < 4 * threads ? std::min(long(threads), rows) : 1;
   Rounded* left = static_cast<Rounded*>(scratch);
-  round_rows(x, x_stride, rows, inputs, left, threads);
+  round_rows(x, x_stride, rows, inputs, true, left, threads);
 #pragma omp parallel for schedule(static) num_threads(threads)
   for (long task = 0; task < row_parts * tiles; task++) {
     const long tile = task % tiles, first = tile * TILE_OUTPUTS;
     const long row = cut(rows, task / tiles, row_parts), end = cut(rows, task / tiles + 1, row_parts);
     const int width = int(std::min(long(TILE_OUTPUTS), weights.outputs - first));
-    const TileProduct right{weights.block(tile, 0), weights.block_scales(tile, 0), blocks, bias ? bias + first : nullptr,
-                            width, false};
+    const TileProduct<uint16_t> right{weights.block(tile, 0), weights.block_scales(tile, 0), blocks, 
+                                      bias ? bias + first : nullptr, width, false};
     multiply_tile(right, left + row * blocks, blocks, end - row, out + row * out_stride + first, out_stride);
   }
 }
@@ -246,19 +48,8 @@ void int8_straight_product(const Int8Tiles& weights, const float* grad, long gra
   const long blocks = blocks_of(weights.outputs), width = weights.blocks * BLOCK;
   Rounded* left = static_cast<Rounded*>(scratch);
   float* turned = reinterpret_cast<float*>(left + rows * blocks);
-  round_rows(grad, grad_stride, rows, weights.outputs, left, threads);
-#pragma omp parallel num_threads(threads)
-  {
-    const std::unique_ptr<TransposedTile> tile(new TransposedTile);
-#pragma omp for schedule(static)
-    for (long input = 0; input < width; input += TILE_OUTPUTS)
-      for (long block = 0; block < blocks; block += TransposedTile::BLOCKS) {
-        const long count = std::min(TransposedTile::BLOCKS, blocks - block);
-        tile->fill(weights, input, block * BLOCK, count);
-        const TileProduct right{tile->values, tile->scales, count, nullptr, TILE_OUTPUTS, block > 0};
-        multiply_tile(right, left + block, blocks, rows, turned + input, width);
-      }
-  }
+  round_rows(grad, grad_stride, rows, weights.outputs, true, left, threads);
+  multiply_transposed(weights, left, turned, width, rows, width, threads);
   turn_back(turned, weights.blocks, out, out_stride, rows, inputs, threads);
 }
 

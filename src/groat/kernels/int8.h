@@ -10,6 +10,10 @@
 #include <cstdint>
 #include <cstring>
 
+#if defined(__AVX512VNNI__) && defined(__AVX512BW__) && defined(__AVX512DQ__)
+#define MULTIPLIES_IN_INT8
+#endif
+
 constexpr int BLOCK = 64, TILE_OUTPUTS = 32, GROUP = 4;
 constexpr int BLOCK_BYTES = TILE_OUTPUTS * BLOCK;  // of one tile
 
@@ -68,3 +72,38 @@ void int8_product(const Int8Tiles& weights, const float* x, long x_stride, long 
 // on the others. `scratch`: ROUNDED_BYTES for each block of outputs of each row, and the turned result in fp32.
 void int8_straight_product(const Int8Tiles& weights, const float* grad, long grad_stride, long inputs, float* out,
                            long out_stride, long rows, void* scratch, int threads);
+
+// Weights in NF4, as bitsandbytes stores them; each row has whole blocks.
+struct NF4Rows {
+  const uint8_t* values;
+  const float* scales;  // one per block; null where they are quantized themselves, into the next four
+  const uint8_t* scale_codes;
+  const float* scale_map;
+  const float* scale_scales;
+  const float* scale_offsets;
+  const float* code;
+  long outputs, inputs;
+
+  float scale(long number) const {
+    if (scales) return scales[number];
+    return scale_map[scale_codes[number]] * scale_scales[number >> 8] + scale_offsets[number >> 8];
+  }
+  // As Int8Tiles::widen; outputs that are not there become zeros.
+  void widen(long output, int width, long input, int depth, float* to, long stride) const {
+    for (int j = 0; j < width; j++) {
+      const long place = (output + j) * inputs + input;
+      const float factor = output + j < outputs ? scale(place / BLOCK) : 0.0f;
+      for (int i = 0; i < depth; i++) {
+        const uint8_t pair = output + j < outputs ? values[(place + i) / 2] : 0;
+        to[i * stride + j] = code[i % 2 ? pair & 15 : pair >> 4] * factor;
+      }
+    }
+  }
+};
+
+// The same two products with weights in NF4, whose codes become int8: 127 times their value, rounded. Rows are rounded as
+// they are, since the weights of a block are not turned.
+void nf4_product(const NF4Rows& weights, const float* x, long x_stride, float* out, long out_stride, long rows,
+                 const float* bias, void* scratch, int threads);
+void nf4_straight_product(const NF4Rows& weights, const float* grad, long grad_stride, float* out, long out_stride,
+                          long rows, void* scratch, int threads);

@@ -89,8 +89,8 @@ def _tiled(shape: tuple[int, int], ranges: Rows) -> Matrix:
 
 
 def computed_in(weight_NK: Matrix, compute: Compute) -> Matrix:
-    """The same weights, products with them computed so; only int8 ones have the choice."""
-    return replace(weight_NK, compute=compute) if isinstance(weight_NK, Int8Matrix) else weight_NK
+    """The same weights, products with them computed so; only int8 and nf4 ones have the choice."""
+    return replace(weight_NK, compute=compute) if isinstance(weight_NK, Int8Matrix | NF4Matrix) else weight_NK
 
 
 def rows_of(weight_NK: Matrix, ids_T: torch.Tensor) -> torch.Tensor:

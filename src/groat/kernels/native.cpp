@@ -509,6 +509,12 @@ void product_of(const MatrixView& view, bool transposed, const float* left, long
     return product_of(weights, view.columns, transposed, left, left_stride, out, out_stride, rows, end,
                       static_cast<float*>(scratch), threads);
   }
+  if (view.kind == 3 && view.compute == 1 && view.columns % BLOCK == 0) {
+    const NF4Rows weights{static_cast<const uint8_t*>(view.values), view.scales, view.scale_codes, view.scale_map,
+                          view.scale_scales, view.scale_offsets, view.code, view.rows, view.columns};
+    if (transposed) return nf4_product(weights, left, left_stride, out, out_stride, rows, end.bias, scratch, threads);
+    return nf4_straight_product(weights, left, left_stride, out, out_stride, rows, scratch, threads);
+  }
   const float* tiles = static_cast<const float*>(view.values);
   if (view.kind == 4 && transposed)
     multiply(TiledTransposed{tiles, view.columns}, left, left_stride, out, out_stride, rows, view.rows, view.columns,

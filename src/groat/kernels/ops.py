@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from groat.kernels.matrix import Matrix, plain_parts, view_of
 from groat.kernels.native import MatrixView, native_for
-from groat.kernels.quantized import BLOCK, INT8_TILES, Int8Matrix, rounded
+from groat.kernels.quantized import BLOCK, INT8_TILES, NF4_ROWS, Int8Matrix, rounded
 from groat.kernels.rooms import room_like
 
 _MANY_ROWS = 512
@@ -62,9 +62,9 @@ def _native_product(
 
 
 def _scratch(input_TI: torch.Tensor, view: MatrixView) -> torch.Tensor:
-    """What a product needs beside its result: for int8 weights, 18 numbers for each block of a row that is rounded, or
-    64 if it is turned in fp32; and a turned gradient."""
-    if view.kind != INT8_TILES:
+    """What a product needs beside its result: for quantized weights, 18 numbers for each block of a row that is
+    rounded, or 64 if it is turned in fp32; and a turned gradient."""
+    if view.kind not in (INT8_TILES, NF4_ROWS):
         return input_TI.new_empty(0)
     inner, columns = (-(-size // BLOCK) for size in (input_TI.shape[1], int(view.columns)))
     return room_like(input_TI, input_TI.shape[0], 18 * inner + BLOCK * columns)

@@ -20,8 +20,8 @@ BLOCK = 64
 """Elements that share one scale; those of NF4 run over the flattened matrix."""
 TILE_OUTPUTS, GROUP = 32, 4
 """Outputs of a tile of int8 weights, and inputs of each that lie side by side: those of int8.h."""
-INT8_TILES = 2
-"""The kind of these matrices in native.cpp."""
+INT8_TILES, NF4_ROWS = 2, 3
+"""The kinds of these matrices in native.cpp."""
 SCALE_BLOCK = 256
 """NF4 scales that share one scale of their own."""
 _ZERO = 7
@@ -73,12 +73,16 @@ def turned(input_XK: torch.Tensor) -> torch.Tensor:
 
 
 def rounded(input_XK: torch.Tensor) -> torch.Tensor:
-    """Activations [X, K] as products in int8 see them: a scale per row and block, 127 steps either side of zero."""
-    blocks_XBK = turned(input_XK)
+    """Activations [X, K] as products with int8 weights in int8 see them."""
+    values_XBK = rounded_blocks(turned(input_XK)) @ hadamard().to(input_XK.dtype)
+    return values_XBK.flatten(1)[:, : input_XK.shape[1]]
+
+
+def rounded_blocks(blocks_XBK: torch.Tensor) -> torch.Tensor:
+    """A scale per row and block, 127 steps either side of zero."""
     largest = blocks_XBK.abs().amax(-1, keepdim=True)
     steps = torch.where(largest > 0, 127 / largest, 0.0)
-    values_XBK = (blocks_XBK * steps).round_().mul_(largest / 127)
-    return (values_XBK @ hadamard().to(input_XK.dtype)).flatten(1)[:, : input_XK.shape[1]]
+    return (blocks_XBK * steps).round_().mul_(largest / 127)
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,6 +175,8 @@ class NF4Matrix:
     num_columns: int
     packed: torch.Tensor
     scales: BlockScales
+    compute: Compute = "f32"
+    """In int8 if rows are whole blocks; else in f32 all the same."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -189,10 +195,10 @@ class NF4Matrix:
     @functools.cached_property
     def view(self) -> MatrixView:
         return MatrixView.of(
-            3,
+            NF4_ROWS,
             self.shape,
             self.packed,
-            in_int8=False,
+            in_int8=self.compute == "int8",
             block=BLOCK,
             code=nf4_code(),
             **self.scales.pointers(),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -12,10 +14,12 @@ from groat.kernels.quantized import (
     DoubleScales,
     NF4Matrix,
     NotFiniteError,
+    PlainScales,
     dynamic_code,
     hadamard,
     nf4_code,
     rounded,
+    rounded_blocks,
     to_int8,
     to_nf4,
     turned,
@@ -220,6 +224,54 @@ def test_one_large_activation_does_not_drown_the_others():
     matrix = int8_computed(random(32, 64, seed=1))
     error = (ops.product(x, matrix).double() - x.double() @ dense_of(matrix).double().T).abs().max().item()
     assert error < 8 * 1000 / 8 / 127
+
+
+NF4_SIZES = [(1, 8, 64), (5, 33, 128), (6, 16, 192), (13, 100, 576), (40, 7, 4864)]
+
+
+@pytest.mark.parametrize(("rows", "outputs", "inputs"), NF4_SIZES)
+@pytest.mark.parametrize("scales", ["double", "plain"])
+def test_products_of_nf4_in_int8_are_those_of_rounded_codes_and_activations(
+    rows: int, outputs: int, inputs: int, scales: str
+):
+    """The code's values become 127ths; activations are rounded as they are, since the weights are not turned."""
+    needs_int8("auto")
+    x, matrix, bias = random(rows, inputs), to_nf4(random(outputs, inputs, seed=1)), random(outputs, seed=3)
+    block_scales = matrix.scales.of(torch.arange(outputs * inputs // 64))
+    if scales == "plain":
+        matrix = replace(matrix, scales=PlainScales(block_scales))
+    codes = torch.stack([matrix.packed >> 4, matrix.packed & 15], 1).flatten().long()
+    weight = ((nf4_code() * 127).round() / 127)[codes].view(-1, 64) * block_scales[:, None]
+    rounded_x = rounded_blocks(x.unflatten(1, (-1, 64))).flatten(1)
+    expected = torch.nn.functional.linear(rounded_x.double(), weight.view(outputs, inputs).double(), bias.double())
+    found = ops.product(x, computed_in(matrix, "int8"), bias)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5 * inputs**0.5)
+    plain = torch.nn.functional.linear(x, dense_of(matrix), bias)
+    assert ((found - plain).norm() / plain.norm()) < 0.015
+
+
+@pytest.mark.parametrize(("rows", "outputs", "inputs"), NF4_SIZES)
+def test_gradients_of_nf4_in_int8_are_near_those_of_the_dense_matrix(rows: int, outputs: int, inputs: int):
+    needs_int8("auto")
+    grad, matrix = random(rows, outputs), to_nf4(random(outputs, inputs, seed=1))
+    expected = grad.double() @ dense_of(matrix).double()
+    found = ops.straight_product(grad, computed_in(matrix, "int8")).double()
+    assert (found - expected).norm() / expected.norm() < 0.01
+
+
+def test_a_row_of_nf4_in_int8_does_not_depend_on_the_rows_beside_it():
+    needs_int8("auto")
+    x, grad = random(200, 320), random(200, 100, seed=2)
+    matrix = computed_in(to_nf4(random(100, 320, seed=1)), "int8")
+    together, grads_together = ops.product(x, matrix), ops.straight_product(grad, matrix)
+    for start, end in ((0, 1), (3, 9), (100, 200)):
+        assert torch.equal(ops.product(x[start:end], matrix), together[start:end])
+        assert torch.equal(ops.straight_product(grad[start:end], matrix), grads_together[start:end])
+
+
+def test_rows_of_nf4_that_are_not_whole_blocks_are_computed_in_f32():
+    x, matrix = random(3, 100), to_nf4(random(40, 100, seed=1))
+    assert torch.equal(ops.product(x, computed_in(matrix, "int8")), ops.product(x, matrix))
 
 
 def int8_computed(weight: torch.Tensor) -> Matrix:

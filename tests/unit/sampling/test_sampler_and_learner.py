@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from sampler_examples import PROMPTS, SPEC, params_of, sampled, sampler_of
-from tiny_decoders import LetterTokenizer, stored_weights, tiny_adapter, tiny_decoder
+from tiny_decoders import LetterTokenizer, stored_weights, tiny_adapter, tiny_decoder, tiny_spec
 
 from groat.algorithms.base import Needs
 from groat.algorithms.grpo import GRPO
@@ -25,7 +25,7 @@ def learner_for(params: SamplingParams, decoder: Any, **config: Any) -> Learner:
     plan = LearnerPlan(microbatch_tokens=100, head_chunk_tokens=16, recompute=Recompute(every=1))
     return Learner(
         decoder,
-        tiny_adapter(SPEC),
+        tiny_adapter(decoder.spec),
         plan,
         TrainingConfig(**({"learning_rate": 3e-2, "lr_scheduler_type": "constant"} | config)),
         temperature=params.temperature,
@@ -51,13 +51,14 @@ def test_the_learner_finds_the_samplers_policy_logprobs(settings: dict[str, Any]
             assert completion.policy_logprobs == pytest.approx(completion.old_logprobs, abs=LIMIT)
 
 
-@pytest.mark.parametrize("kind", ["int8"])
+@pytest.mark.parametrize("kind", ["int8", "nf4"])
 def test_products_in_int8_are_the_same_on_both_sides(kind: StorageKind):
     """A row is rounded by itself, so what the sampler draws one token at a time, the learner finds in its trees."""
     if not has_int8_kernels():
         pytest.skip("no AVX512-VNNI")
     params = params_of(max_completion_length=30)
-    decoder = Decoder(SPEC, stored_weights(tiny_decoder(SPEC).weights, kind).computed_in("int8"))
+    spec = tiny_spec(hidden_size=64, intermediate_size=128, head_dim=16)  # whole blocks, or NF4 computes in f32
+    decoder = Decoder(spec, stored_weights(tiny_decoder(spec).weights, kind).computed_in("int8"))
     learner = learner_for(params, decoder)
     groups = sampled(sampler_of(decoder, max_concurrent=7), params, adapter=learner.adapter)
     for group in learner.score(groups, Needs(old_logprobs=True)):

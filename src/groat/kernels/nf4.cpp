@@ -1,0 +1,105 @@
+// Products in int8 with weights in NF4: their codes become int8 tiles as they are needed.
+
+#include "int8.h"
+
+#if defined(MULTIPLIES_IN_INT8)
+#include "vnni.h"
+
+namespace {
+
+// 16 registers of 16 words each become their columns.
+void transpose(__m512i v[16]) {
+  __m512i pairs[16], fours[16];
+  for (int i = 0; i < 16; i += 2) {
+    pairs[i] = _mm512_unpacklo_epi32(v[i], v[i + 1]);
+    pairs[i + 1] = _mm512_unpackhi_epi32(v[i], v[i + 1]);
+  }
+  for (int i = 0; i < 16; i += 4)
+    for (int half = 0; half < 2; half++) {
+      fours[i + 2 * half] = _mm512_unpacklo_epi64(pairs[i + half], pairs[i + 2 + half]);
+      fours[i + 2 * half + 1] = _mm512_unpackhi_epi64(pairs[i + half], pairs[i + 2 + half]);
+    }
+  for (int i = 0; i < 4; i++) {  // 128-bit lanes: lane l of fours[4 j + i] is column 4 l + i of rows 4 j to 4 j + 3
+    const __m512i low = _mm512_shuffle_i32x4(fours[i], fours[4 + i], 0x44);
+    const __m512i high = _mm512_shuffle_i32x4(fours[i], fours[4 + i], 0xEE);
+    const __m512i low_next = _mm512_shuffle_i32x4(fours[8 + i], fours[12 + i], 0x44);
+    const __m512i high_next = _mm512_shuffle_i32x4(fours[8 + i], fours[12 + i], 0xEE);
+    v[i] = _mm512_shuffle_i32x4(low, low_next, 0x88);
+    v[4 + i] = _mm512_shuffle_i32x4(low, low_next, 0xDD);
+    v[8 + i] = _mm512_shuffle_i32x4(high, high_next, 0x88);
+    v[12 + i] = _mm512_shuffle_i32x4(high, high_next, 0xDD);
+  }
+}
+
+// The 16 values of the code as bytes, value + 128, in each 128-bit lane.
+__m512i code_bytes(const float* code) {
+  alignas(16) uint8_t bytes[16];
+  for (int i = 0; i < 16; i++) bytes[i] = uint8_t(std::lround(code[i] * 127.0f) + 128);
+  return _mm512_broadcast_i32x4(_mm_load_si128(reinterpret_cast<const __m128i*>(bytes)));
+}
+
+struct CodedTile : MadeTile<float> {
+  // 32 outputs from `output`, blocks from `first`; `bytes` are those of the code.
+  void fill(const NF4Rows& weights, __m512i bytes, long output, long first, long blocks) {
+    for (long block = 0; block < blocks; block++)
+      for (int half = 0; half < TILE_OUTPUTS; half += 16) fill_half(weights, bytes, output + half, first + block, block, half);
+  }
+
+  void fill_half(const NF4Rows& weights, __m512i bytes, long output, long number, long block, int half) {
+    __m512i rows[16];
+    for (int i = 0; i < 16; i++) {
+      const bool is_there = output + i < weights.outputs;
+      const long place = (output + i) * (weights.inputs / BLOCK) + number;
+      rows[i] = is_there ? expanded(weights.values + place * (BLOCK / 2), bytes) : _mm512_set1_epi8(-128);
+      scales[block * TILE_OUTPUTS + half + i] = is_there ? weights.scale(place) / 127.0f : 0.0f;
+    }
+    transpose(rows);
+    uint8_t* to = values + block * BLOCK_BYTES + half * GROUP;
+    for (int group = 0; group < 16; group++) _mm512_store_si512(to + group * TILE_OUTPUTS * GROUP, rows[group]);
+  }
+
+  // 64 values from 32 bytes, the high half of each byte first.
+  static __m512i expanded(const uint8_t* from, __m512i bytes) {
+    const __m512i pairs = _mm512_cvtepu8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+    const __m512i second = _mm512_and_si512(_mm512_slli_epi16(pairs, 8), _mm512_set1_epi16(0x0F00));
+    return _mm512_shuffle_epi8(bytes, _mm512_or_si512(_mm512_srli_epi16(pairs, 4), second));
+  }
+};
+
+}  // namespace
+
+void nf4_product(const NF4Rows& weights, const float* x, long x_stride, float* out, long out_stride, long rows,
+                 const float* bias, void* scratch, int threads) {
+  const long blocks = weights.inputs / BLOCK, tiles = (weights.outputs + TILE_OUTPUTS - 1) / TILE_OUTPUTS;
+  Rounded* left = static_cast<Rounded*>(scratch);
+  round_rows(x, x_stride, rows, weights.inputs, false, left, threads);
+  const __m512i bytes = code_bytes(weights.code);
+#pragma omp parallel num_threads(threads)
+  {
+    const std::unique_ptr<CodedTile> tile(new CodedTile);
+#pragma omp for schedule(static)
+    for (long number = 0; number < tiles; number++)
+      for (long block = 0; block < blocks; block += CodedTile::BLOCKS) {
+        const long first = number * TILE_OUTPUTS, count = std::min(CodedTile::BLOCKS, blocks - block);
+        const int width = int(std::min(long(TILE_OUTPUTS), weights.outputs - first));
+        tile->fill(weights, bytes, first, block, count);
+        const TileProduct<float> right{tile->values, tile->scales, count, bias && !block ? bias + first : nullptr, width,
+                                       block > 0};
+        multiply_tile(right, left + block, blocks, rows, out + first, out_stride);
+      }
+  }
+}
+
+void nf4_straight_product(const NF4Rows& weights, const float* grad, long grad_stride, float* out, long out_stride,
+                          long rows, void* scratch, int threads) {
+  Rounded* left = static_cast<Rounded*>(scratch);
+  round_rows(grad, grad_stride, rows, weights.outputs, true, left, threads);
+  multiply_transposed(weights, left, out, out_stride, rows, weights.inputs, threads);
+}
+
+#else
+
+void nf4_product(const NF4Rows&, const float*, long, float*, long, long, const float*, void*, int) {}
+void nf4_straight_product(const NF4Rows&, const float*, long, float*, long, long, void*, int) {}
+
+#endif
