@@ -1,35 +1,79 @@
-"""One new token per sequence attends to what came before it: whole ranges of keys, each for a range of sequences."""
+"""Attention of rows of tokens to what came before them, wherever it lies: a run of keys after the other."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from groat.kernels.native import native_for
+from groat.kernels.rooms import room_like
+from groat.trees import Node
 
-SEGMENT_FIELDS = 7
-"""first row, end row, number of keys, stride of a token, stride of a head, address of the keys, of the values."""
+RUN_FIELDS = 5
+"""number of keys, stride of a token, stride of a head, address of the keys, of the values."""
+SPAN_FIELDS = 5
+"""first row, number of rows, position of the first, first run, number of runs."""
 
 
-def attend_segments(queries_SAD: torch.Tensor, segments: np.ndarray, num_kv_heads: int) -> torch.Tensor:
-    """Attention output [S, A, D] of every row over the segments that cover it; only where `has_native_attention`.
+class Runs(NamedTuple):
+    """Keys and values [L, K, D] of some tokens that follow one another."""
 
-    `segments` is an int64 array [segments, SEGMENT_FIELDS] of fp32 keys and values that the caller keeps alive.
+    keys_LKD: torch.Tensor
+    values_LKD: torch.Tensor
+
+    def fields(self, start: int, end: int) -> tuple[int, ...]:
+        """Tokens [start, end) as the kernel takes them."""
+        keys, values = self.keys_LKD, self.values_LKD
+        # The stride along a dimension of size 1 is anything.
+        assert all(size == 1 or keys.stride(i) == values.stride(i) for i, size in enumerate(keys.shape))
+        skipped = start * keys.stride(0) * keys.element_size()
+        return (end - start, keys.stride(0), keys.stride(1), keys.data_ptr() + skipped, values.data_ptr() + skipped)
+
+
+def attend_spans(
+    queries_TAD: torch.Tensor, spans: np.ndarray, runs: np.ndarray, num_kv_heads: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention output [T, A, D] and log-sum-exp [A, T] of every row; only where `has_native_attention`.
+
+    `spans` [spans, SPAN_FIELDS] cover every row once; those of one span follow one another, and see the keys of its
+    `runs` up to their own, which are the last ones. Both are int64; the caller keeps alive what they point to. A row's
+    numbers are the same, bit for bit, however its keys are cut into runs and whatever other rows there are.
     """
-    native = native_for(queries_SAD)
+    native = native_for(queries_TAD)
     assert native is not None
-    queries_SAD = queries_SAD.contiguous()
-    output_SAD = torch.empty_like(queries_SAD)
-    rows, heads, size = queries_SAD.shape
+    queries_TAD, runs = queries_TAD.contiguous(), np.ascontiguousarray(runs)
+    rows, heads, size = queries_TAD.shape
+    output_TAD, lse_AT = room_like(queries_TAD, rows, heads, size), queries_TAD.new_empty(heads, rows)
     native.groat_attend(
-        *(queries_SAD.data_ptr(), output_SAD.data_ptr(), segments.ctypes.data, len(segments)),
-        *(rows, heads, num_kv_heads, size, torch.get_num_threads()),
+        *(queries_TAD.data_ptr(), output_TAD.data_ptr(), lse_AT.data_ptr(), spans.ctypes.data, len(spans)),
+        *(runs.ctypes.data, rows, heads, num_kv_heads, size, torch.get_num_threads()),
     )
-    return output_SAD
+    return output_TAD, lse_AT
+
+
+def tree_spans(nodes: Sequence[Node], own: Runs, before: Mapping[int, Sequence[Runs]]) -> tuple[np.ndarray, np.ndarray]:
+    """A span for each node of a forest, and the runs of its path. `before` has what comes before some of the roots, by
+    their number."""
+    spans: list[tuple[int, ...]] = []
+    runs: list[tuple[int, ...]] = []
+    open_nodes: list[tuple[int, list[tuple[int, ...]]]] = []  # where their subtrees end, and their paths
+    for index, node in enumerate(nodes):
+        while open_nodes and open_nodes[-1][0] <= node.start:
+            open_nodes.pop()
+        outside = [run.fields(0, len(run.keys_LKD)) for run in before.get(index, ())]
+        above = open_nodes[-1][1] if open_nodes else outside
+        path = [*above, own.fields(node.start, node.end)]
+        spans.append((node.start, node.end - node.start, sum(run[0] for run in above), len(runs), len(path)))
+        runs.extend(path)
+        open_nodes.append((node.subtree_end, path))
+    return np.array(spans, np.int64), np.array(runs, np.int64)
 
 
 def has_native_attention(keys: torch.Tensor) -> bool:
-    """Whether keys of this kind can be attended to by `attend_segments`."""
+    """Whether keys of this kind can be attended to by `attend_spans`."""
     return native_for(keys) is not None
 
 

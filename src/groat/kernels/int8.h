@@ -36,6 +36,11 @@ inline void hadamard(float* values) {
       }
 }
 
+inline void hadamard_orthogonal(float* values) {
+  hadamard(values);
+  for (int i = 0; i < BLOCK; i++) values[i] *= 0.125f;
+}
+
 struct Int8Tiles {
   const uint8_t* values;   // [tiles][blocks][BLOCK_BYTES]
   const uint16_t* scales;  // bf16, [tiles][blocks][TILE_OUTPUTS]
@@ -44,6 +49,13 @@ struct Int8Tiles {
   const uint8_t* block(long tile, long number) const { return values + (tile * blocks + number) * BLOCK_BYTES; }
   const uint16_t* block_scales(long tile, long number) const {
     return scales + (tile * blocks + number) * TILE_OUTPUTS;
+  }
+  // A block of an output's weights, turned back.
+  void row_block(long output, long number, float* to) const {
+    const uint8_t* from = block(output / TILE_OUTPUTS, number) + output % TILE_OUTPUTS * GROUP;
+    const float scale = from_bfloat16(block_scales(output / TILE_OUTPUTS, number)[output % TILE_OUTPUTS]);
+    for (int i = 0; i < BLOCK; i++) to[i] = scale * float(int(from[i / GROUP * TILE_OUTPUTS * GROUP + i % GROUP]) - 128);
+    hadamard_orthogonal(to);
   }
   // to[i][j] = the turned weight of input `input` + i and output `output` + j. Whole groups of inputs; the outputs lie
   // in one tile.

@@ -9,10 +9,10 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
-#include <limits>
 #include <vector>
 
 #include "int8.h"
+#include "vectors.h"
 
 #if defined(__AVX2__)
 #include <immintrin.h>
@@ -21,84 +21,14 @@
 namespace {
 
 #if defined(__AVX512F__)
-constexpr int LANES = 16, TILE_ROWS = 12;
-#elif defined(__AVX__)
-constexpr int LANES = 8, TILE_ROWS = 6;
+constexpr int TILE_ROWS = 12;
 #else
-constexpr int LANES = 4, TILE_ROWS = 6;
+constexpr int TILE_ROWS = 6;
 #endif
 constexpr int TILE_COLS = 2 * LANES;  // of the output, per tile
 constexpr int DEPTH = 192;            // summed in one go: sums of short sums lose fewer bits than one long sum
 constexpr int BLOCK_ROWS = 384;       // rows that share one tile
 
-typedef float Vec __attribute__((vector_size(LANES * 4)));
-typedef int32_t IntVec __attribute__((vector_size(LANES * 4)));
-typedef float UnalignedVec __attribute__((vector_size(LANES * 4), aligned(4)));
-
-inline Vec load(const float* from) { return *reinterpret_cast<const UnalignedVec*>(from); }
-inline void store(float* to, Vec value) { *reinterpret_cast<UnalignedVec*>(to) = value; }
-inline Vec splat(float value) { return value - Vec{}; }
-inline IntVec lane_numbers() {
-  IntVec lanes;
-  for (int lane = 0; lane < LANES; lane++) lanes[lane] = lane;
-  return lanes;
-}
-inline float sum(Vec value) {
-  float total = 0;
-  for (int lane = 0; lane < LANES; lane++) total += value[lane];
-  return total;
-}
-
-// The sum of each of LANES vectors, a lane each: pairs are added crosswise until one is left. Spoils them.
-inline Vec sums_of(Vec* vectors) {
-  const IntVec lanes = lane_numbers();
-#pragma GCC unroll 4
-  for (int step = LANES / 2; step; step /= 2) {
-    const IntVec is_upper = (lanes & step) != 0;
-    const IntVec same = is_upper ? lanes + LANES : lanes;                       // of the second vector in upper lanes
-    const IntVec other = is_upper ? (lanes ^ step) + LANES : (lanes ^ step);
-#pragma GCC unroll 8
-    for (int i = 0; i < step; i++)
-      vectors[i] = __builtin_shuffle(vectors[i], vectors[i + step], same) +
-                   __builtin_shuffle(vectors[i], vectors[i + step], other);
-  }
-  return vectors[0];
-}
-
-inline float largest(const float* from, long count) {
-  Vec highest = splat(-std::numeric_limits<float>::infinity());
-  long i = 0;
-  for (; i + LANES <= count; i += LANES) {
-    const Vec here = load(from + i);
-    highest = here > highest ? here : highest;
-  }
-  float maximum = -std::numeric_limits<float>::infinity();
-  for (int lane = 0; lane < LANES; lane++) maximum = std::max(maximum, highest[lane]);
-  for (; i < count; i++) maximum = std::max(maximum, from[i]);
-  return maximum;
-}
-
-// e^x to about 1e-7 relative (Cephes' polynomial after range reduction); 0 below -87.
-inline Vec exponential(Vec x) {
-  const Vec low = splat(-87.3f), high = splat(88.3f);
-  const IntVec vanishes = x < low;
-  x = x < low ? low : x;
-  x = x > high ? high : x;
-  const Vec shifted = x * 1.44269504088896341f + 12582912.0f;  // 1.5 * 2^23: rounds to the nearest integer
-  const IntVec power = (IntVec)shifted - 0x4B400000;
-  const Vec whole = shifted - 12582912.0f;
-  x = x - whole * 0.693359375f;
-  x = x + whole * 2.12194440e-4f;
-  Vec y = splat(1.9875691500e-4f);
-  y = y * x + 1.3981999507e-3f;
-  y = y * x + 8.3334519073e-3f;
-  y = y * x + 4.1665795894e-2f;
-  y = y * x + 1.6666665459e-1f;
-  y = y * x + 5.0000001201e-1f;
-  y = y * x * x + x + 1.0f;
-  const Vec scale = (Vec)((power + 127) << 23);
-  return vanishes ? Vec{} : y * scale;
-}
 
 // ---- Storage kinds: how a row of weights becomes fp32 ----
 
@@ -469,6 +399,11 @@ void with_weights(const MatrixView& view, const Use& use) {
   }
 }
 
+Int8Tiles int8_tiles(const MatrixView& view) {
+  return {static_cast<const uint8_t*>(view.values), reinterpret_cast<const uint16_t*>(view.scales), view.rows,
+          blocks_of(view.columns)};
+}
+
 // Rows turned block by block, [rows, blocks * BLOCK]: what lies past `columns` counts as zeros.
 void turn(const float* from, long stride, long rows, long columns, float* to, int threads) {
   const long blocks = blocks_of(columns);
@@ -499,8 +434,7 @@ void product_of(const MatrixView& view, bool transposed, const float* left, long
                 long out_stride, long rows, const Epilogue& end, void* scratch, int threads) {
   if (!rows) return;
   if (view.kind == 2) {
-    const Int8Tiles weights{static_cast<const uint8_t*>(view.values), reinterpret_cast<const uint16_t*>(view.scales),
-                            view.rows, blocks_of(view.columns)};
+    const Int8Tiles weights = int8_tiles(view);
     if (view.compute == 1 && transposed)
       return int8_product(weights, left, left_stride, view.columns, out, out_stride, rows, end.bias, scratch,
                           threads);
@@ -538,6 +472,17 @@ void groat_product(const MatrixView* view, int transposed, const float* left, lo
                    long out_stride, long rows, const float* bias, void* scratch, int threads) {
   product_of(*view, transposed, left, left_stride, out, out_stride, rows, Epilogue{1.0f, false, bias}, scratch,
              threads);
+}
+
+// Rows of int8 weights by number, [count, columns].
+void groat_int8_rows(const MatrixView* view, const int64_t* ids, long count, float* out) {
+  const Int8Tiles weights = int8_tiles(*view);
+  for (long row = 0; row < count; row++)
+    for (long first = 0; first < view->columns; first += BLOCK) {
+      float block[BLOCK];
+      weights.row_block(ids[row], first / BLOCK, block);
+      std::copy_n(block, std::min(long(BLOCK), view->columns - first), out + row * view->columns + first);
+    }
 }
 
 // Columns of a tile: what tiled weights are tiled by.
@@ -642,172 +587,6 @@ void groat_rotate(const float* x, long stride, const float* cosines, const float
         to_second[i] = b * c[i] + a * sine;
       }
       std::copy(first + 2 * half, first + size, to_first + 2 * half);
-    }
-}
-
-}  // extern "C"
-
-// ---- Attention while decoding ----
-
-namespace {
-
-constexpr int KEYS = 64;        // keys scored at a time
-constexpr int FEW_ROWS = 8;     // up to here keys are read where they lie: turning them into tiles costs more
-constexpr int CHUNK_ROWS = 16;  // sequences per task
-
-// One kv head, some query rows: running maxima, sums and outputs of a softmax over ever more keys (arXiv:2205.14135).
-struct Running {
-  int size, padded;
-  std::vector<float> queries, outputs, maxima, sums;
-  Running(int rows, int head_size)
-      : size(head_size),
-        padded((head_size + TILE_COLS - 1) / TILE_COLS * TILE_COLS),
-        queries(rows * head_size),
-        outputs(rows * padded, 0.0f),
-        maxima(rows, -std::numeric_limits<float>::infinity()),
-        sums(rows, 0.0f) {}
-
-  void attend(int first, int rows, const float* keys, const float* values, long token_stride, long count) {
-    const bool few = rows <= FEW_ROWS && size % LANES == 0;
-    for (long start = 0; start < count; start += KEYS) {
-      const int here = int(std::min(long(KEYS), count - start));
-      const float *from_keys = keys + start * token_stride, *from_values = values + start * token_stride;
-      // Values are asked for while keys are read: what a step remembers is more than the caches hold.
-      for (long i = 0; few && i < here * size; i += 16) __builtin_prefetch(from_values + i / size * token_stride + i % size);
-      for (int row = 0; few && row < rows; row++) attend_one(first + row, from_keys, from_values, token_stride, here);
-      if (!few) attend_some(first, rows, from_keys, from_values, token_stride, here);
-    }
-  }
-
-  void attend_one(int row, const float* keys, const float* values, long token_stride, int count) {
-    alignas(64) float scores[KEYS];
-    for (int key = 0; key < count; key += LANES)
-      store(scores + key, scores_of(queries.data() + row * size, keys + key * token_stride, token_stride,
-                                    std::min(LANES, count - key)));
-    weigh(row, scores, count);
-    float* to = outputs.data() + row * padded;
-    for (int column = 0; column < size; column += LANES) {
-      Vec even = load(to + column), odd = {};  // two sums, so that additions need not wait for each other
-      int key = 0;
-      for (; key + 2 <= count; key += 2) {
-        even += scores[key] * load(values + key * token_stride + column);
-        odd += scores[key + 1] * load(values + (key + 1) * token_stride + column);
-      }
-      if (key < count) even += scores[key] * load(values + key * token_stride + column);
-      store(to + column, even + odd);
-    }
-  }
-
-  // The products of one query with up to LANES keys, a lane each; one key after the other, as they lie in memory.
-  Vec scores_of(const float* query, const float* keys, long token_stride, int count) const {
-    Vec sums[LANES] = {};
-    for (int key = 0; key < count; key++) {
-      Vec total = {};
-      for (int i = 0; i < size; i += LANES) total += load(query + i) * load(keys + key * token_stride + i);
-      sums[key] = total;
-    }
-    return sums_of(sums);
-  }
-
-  void attend_some(int first, int rows, const float* keys, const float* values, long token_stride, int count) {
-    thread_local std::vector<float> scores, tile, packed;
-    scores.resize(size_t(rows) * KEYS);
-    tile.resize(size_t(std::max(size, KEYS)) * TILE_COLS);
-    packed.resize(size_t(rows) * std::max(size, KEYS));
-    const Parts parts(rows);
-    pack_left(parts, queries.data() + first * size, size, size, packed.data());
-    for (int key = 0; key < count; key += TILE_COLS) {
-      const int width = std::min(TILE_COLS, count - key);
-      pack_transposed(keys + key * token_stride, token_stride, width, size, tile.data());
-      multiply_parts(parts, TILE_COLS, size, packed.data(), tile.data(), scores.data() + key, KEYS,
-                     Epilogue{1.0f, false, nullptr});
-    }
-    for (int row = 0; row < rows; row++) weigh(first + row, scores.data() + row * KEYS, count);
-    pack_left(parts, scores.data(), KEYS, count, packed.data());
-    for (int column = 0; column < size; column += TILE_COLS) {
-      const int width = std::min(TILE_COLS, size - column);
-      for (int key = 0; key < count; key++)
-        pack_row(values + key * token_stride + column, width, tile.data() + key * TILE_COLS);
-      multiply_parts(parts, TILE_COLS, count, packed.data(), tile.data(), outputs.data() + first * padded + column,
-                     padded, Epilogue{1.0f, true, nullptr});
-    }
-  }
-
-  // Scores become weights relative to the running maximum; what was summed before is scaled to a new maximum.
-  void weigh(int row, float* scores, int count) {
-    const float maximum = std::max(maxima[row], largest(scores, count));
-    const int whole = (count + LANES - 1) / LANES * LANES;
-    for (int key = count; key < whole; key++) scores[key] = -std::numeric_limits<float>::infinity();
-    Vec total = {};
-    for (int key = 0; key < whole; key += LANES) {
-      const Vec weight = exponential(load(scores + key) - maximum);
-      store(scores + key, weight);
-      total += weight;
-    }
-    if (maximum > maxima[row]) {
-      const float factor = std::exp(maxima[row] - maximum);
-      sums[row] *= factor;
-      for (int i = 0; i < padded; i++) outputs[row * padded + i] *= factor;
-      maxima[row] = maximum;
-    }
-    sums[row] += sum(total);
-  }
-};
-
-}  // namespace
-
-extern "C" {
-
-// Keys and values that a range of sequences attends to in full: [count, kv heads, head size] with a token's stride,
-// a head's stride, all in floats.
-struct Segment {
-  int64_t first, end;  // rows
-  int64_t count;       // keys
-  int64_t token_stride, head_stride;
-  const float *keys, *values;
-};
-
-// queries[S, A, D] -> out[S, A, D] over the given segments, each row's own among them. Rows of a segment are adjacent.
-void groat_attend(const float* queries, float* out, const Segment* segments, long num_segments, long rows, long heads,
-                  long kv_heads, long size, int threads) {
-  const long group = heads / kv_heads, chunks = (rows + CHUNK_ROWS - 1) / CHUNK_ROWS;
-  const float scale = 1.0f / std::sqrt(float(size));
-#pragma omp parallel for collapse(2) schedule(dynamic) num_threads(threads)
-  for (long chunk = 0; chunk < chunks; chunk++)
-    for (long kv_head = 0; kv_head < kv_heads; kv_head++) {
-      const long begin = chunk * rows / chunks, end = (chunk + 1) * rows / chunks;
-      Running running(int((end - begin) * group), int(size));
-      for (long row = begin; row < end; row++)
-        for (long i = 0; i < group * size; i++)
-          running.queries[(row - begin) * group * size + i] =
-              scale * queries[(row * heads + kv_head * group) * size + i];
-      for (long i = 0; i < num_segments; i++) {
-        const Segment& part = segments[i];
-        const long first = std::max(begin, long(part.first)), last = std::min(end, long(part.end));
-        if (first < last)
-          running.attend(int((first - begin) * group), int((last - first) * group),
-                         part.keys + kv_head * part.head_stride, part.values + kv_head * part.head_stride,
-                         part.token_stride, part.count);
-      }
-      for (long row = begin; row < end; row++)
-        for (long g = 0; g < group; g++) {
-          const long place = (row - begin) * group + g;
-          const float inverse = 1.0f / running.sums[place];
-          float* to = out + (row * heads + kv_head * group + g) * size;
-          for (long i = 0; i < size; i++) to[i] = running.outputs[place * running.padded + i] * inverse;
-        }
-    }
-}
-
-// One new token per row: keys and values [S, kv heads, D] into slots of an arena [slots, kv heads, length, D].
-void groat_remember(const float* keys, const float* values, float* arena_keys, float* arena_values,
-                    const int64_t* slots, const int64_t* lengths, long rows, long kv_heads, long length, long size) {
-  for (long row = 0; row < rows; row++)
-    for (long head = 0; head < kv_heads; head++) {
-      const long from = (row * kv_heads + head) * size;
-      const long to = ((slots[row] * kv_heads + head) * length + lengths[row]) * size;
-      std::memcpy(arena_keys + to, keys + from, size * sizeof(float));
-      std::memcpy(arena_values + to, values + from, size * sizeof(float));
     }
 }
 

@@ -7,6 +7,7 @@ stores it.
 
 from __future__ import annotations
 
+import ctypes
 import functools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -109,6 +110,10 @@ class Int8Matrix:
 
     def rows(self, ids_T: torch.Tensor) -> torch.Tensor:
         """Rows by number, [T, K], fp32."""
+        if native := native_for(self.scales.new_empty(0, dtype=torch.float32)):
+            ids_T, rows_TK = ids_T.contiguous(), torch.empty(len(ids_T), self.num_columns)
+            native.groat_int8_rows(ctypes.addressof(self.view), ids_T.data_ptr(), len(ids_T), rows_TK.data_ptr())
+            return rows_TK
         tile_T, place_T = ids_T // TILE_OUTPUTS, ids_T % TILE_OUTPUTS
         values_TBK = self.tiles[tile_T, :, :, place_T].flatten(2).float().sub_(128)
         values_TBK *= self.scales[tile_T, :, place_T].float()[:, :, None]

@@ -52,7 +52,7 @@ class Rooms:
         self._used[name] = weakref.ref(view, come_back)
         # Not a view of the flat tensor, which autograd would not let a custom function return and others change.
         storage = torch.frombuffer(view, dtype=torch.float32, count=count).untyped_storage()
-        return torch.empty(0).set_(storage, 0, shape)
+        return torch.empty(0).set_(storage, 0, shape)  # pyright: ignore[reportCallIssue]
 
     def let_go(self) -> None:
         """Give all free blocks back to the system."""

@@ -8,13 +8,17 @@ several nodes are merged by their log-sum-exp, as in FlashAttention (arXiv:2205.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
 
+from groat.kernels.attend import Runs, attend_spans, has_native_attention, tree_spans
 from groat.kernels.rooms import room_like
 from groat.trees import Node
+
+NOTHING: Mapping[int, Sequence[Runs]] = MappingProxyType({})
 
 
 def attend_block(
@@ -158,13 +162,24 @@ class _TreeAttention(torch.autograd.Function):
 
 
 def tree_attention_with_lse(
-    queries_TAD: torch.Tensor, keys_TKD: torch.Tensor, values_TKD: torch.Tensor, nodes: Sequence[Node]
+    queries_TAD: torch.Tensor,
+    keys_TKD: torch.Tensor,
+    values_TKD: torch.Tensor,
+    nodes: Sequence[Node],
+    before: Mapping[int, Sequence[Runs]] = NOTHING,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Output [T, A, D] and log-sum-exp [A, T] of every token over its ancestors and itself."""
+    """Output [T, A, D] and log-sum-exp [A, T] of every token over its ancestors and itself.
+
+    `before` has keys and values of what comes before some of the roots, by their number. Where the compiled kernel does
+    it, a token has the same numbers, bit for bit, whichever trees it is in.
+    """
+    if nodes and has_native_attention(queries_TAD) and has_native_attention(keys_TKD):
+        own_runs = Runs(keys_TKD.contiguous(), values_TKD.contiguous())
+        return attend_spans(queries_TAD, *tree_spans(nodes, own_runs, before), keys_TKD.shape[1])
     tokens, heads, _ = queries_TAD.shape
-    output_TAD = room_like(queries_TAD, *queries_TAD.shape)
+    output_TAD = torch.empty_like(queries_TAD)
     lse_AT = queries_TAD.new_empty(heads, tokens)
-    for node in nodes:
+    for index, node in enumerate(nodes):
         own, rows = slice(node.start, node.end), slice(node.start, node.subtree_end)
         block_RAD, block_lse_AR = attend_block(queries_TAD[rows], keys_TKD[own], values_TKD[own], causal=True)
         if node.is_root:
@@ -172,6 +187,9 @@ def tree_attention_with_lse(
             lse_AT[:, rows] = block_lse_AR
         else:
             merge(output_TAD[rows], lse_AT[:, rows], block_RAD, block_lse_AR)
+        for run in before.get(index, ()):
+            more = attend_block(queries_TAD[rows], run.keys_LKD, run.values_LKD, causal=False)
+            merge(output_TAD[rows], lse_AT[:, rows], *more)
     return output_TAD, lse_AT
 
 

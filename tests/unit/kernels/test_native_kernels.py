@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import shutil
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from groat.kernels import ops
-from groat.kernels.attend import attend_segments, remember
+from groat.kernels.attend import Runs, attend_spans, remember
 from groat.kernels.build import build_library
 from groat.kernels.draw import draw_tokens
 from groat.kernels.matrix import TiledMatrix, dense_of, rows_of, stored
@@ -145,28 +146,58 @@ def test_impossible_tokens_have_no_share_in_the_entropy():
     assert found.logprobs_C.item() == pytest.approx(-np.log(2), abs=1e-6)
 
 
-@pytest.mark.parametrize(("heads", "kv_heads", "size"), [(9, 3, 64), (4, 1, 20), (2, 2, 128)])
-def test_attention_over_shared_and_own_segments(heads: int, kv_heads: int, size: int):
-    """20 rows: a run of keys for all, another for rows 4 to 19, and each row's own, of different lengths."""
-    rows = 20
-    queries = random(rows, heads, size)
-    shared = [(0, 20, 130), (4, 20, 3)]
-    spans = shared + [(row, row + 1, 1 + 5 * row) for row in range(rows)]
-    kept = [(random(n, kv_heads, size, seed=2 * i), random(n, kv_heads, size, seed=2 * i + 1)) for i, (*_, n) in
-            enumerate(spans)]  # fmt: skip
-    segments = np.array(
-        [
-            (first, end, n, kv_heads * size, size, keys.data_ptr(), values.data_ptr())
-            for (first, end, n), (keys, values) in zip(spans, kept, strict=True)
-        ],
-        np.int64,
-    )
-    output = attend_segments(queries, segments, kv_heads)
-    for row in range(rows):
-        mine = [pair for (first, end, _), pair in zip(spans, kept, strict=True) if first <= row < end]
-        keys, values = (torch.cat([pair[side] for pair in mine]).double() for side in (0, 1))
-        expected, _ = attend_block_by_matmul(queries[row : row + 1].double(), keys, values, causal=False)
-        close(output[row : row + 1], expected)
+SHAPES = [(9, 3, 64), (4, 1, 20), (2, 2, 128), (6, 2, 80), (4, 2, 6)]
+
+
+@pytest.mark.parametrize(("heads", "kv_heads", "size"), SHAPES)
+def test_attention_over_runs_of_keys(heads: int, kv_heads: int, size: int):
+    """Spans of 1, 3 and 40 rows: the first sees a run of 130 keys and its own, the others also a run of 3."""
+    shared = [random_run(count, kv_heads, size) for count in (130, 3)]
+    own = [random_run(count, kv_heads, size, seed=count) for count in (1, 3, 40)]
+    chains = [[shared[0], own[0]], [*shared, own[1]], [*shared, own[2]]]
+    queries = random(44, heads, size)
+    output, lse = attend_chains(queries, chains)
+    first = 0
+    for chain in chains:
+        keys, values = (torch.cat([run[side] for run in chain]).double() for side in (0, 1))
+        for row in range(len(chain[-1].keys_LKD)):
+            seen = len(keys) - len(chain[-1].keys_LKD) + row + 1
+            query = queries[first + row, None].double()
+            expected, expected_lse = attend_block_by_matmul(query, keys[:seen], values[:seen], causal=False)
+            close(output[first + row, None], expected)
+            close(lse[:, first + row, None], expected_lse)
+        first += len(chain[-1].keys_LKD)
+
+
+@pytest.mark.parametrize(("heads", "kv_heads", "size"), SHAPES)
+def test_a_row_has_the_same_attention_however_its_keys_are_cut_into_runs(heads: int, kv_heads: int, size: int):
+    """200 tokens in one span; then each by itself, with the keys before it in runs of other lengths."""
+    whole, queries = random_run(200, kv_heads, size), random(200, heads, size)
+    together, lse = attend_chains(queries, [[whole]])
+    for row, cuts in ((0, [0, 1]), (63, [0, 10, 64]), (64, [0, 64, 65]), (130, [0, 5, 70, 100, 131]), (199, [0, 200])):
+        run = [Runs(whole.keys_LKD[a:b].clone(), whole.values_LKD[a:b].clone()) for a, b in pairwise(cuts)]
+        keys, values = run[-1]
+        chain = [*run[:-1], Runs(keys[:-1], values[:-1]), Runs(keys[-1:], values[-1:])]
+        alone, lse_alone = attend_chains(queries[row, None], [chain])
+        assert torch.equal(alone[0], together[row])
+        assert torch.equal(lse_alone[:, 0], lse[:, row])
+
+
+def random_run(count: int, kv_heads: int, size: int, seed: int = 0) -> Runs:
+    return Runs(random(count, kv_heads, size, seed=2 * seed), random(count, kv_heads, size, seed=2 * seed + 1))
+
+
+def attend_chains(queries: torch.Tensor, chains: list[list[Runs]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Spans one behind the other, as long as the last run of each."""
+    runs = [run.fields(0, len(run.keys_LKD)) for chain in chains for run in chain]
+    spans: list[tuple[int, ...]] = []
+    first_row = first_run = 0
+    for chain in chains:
+        *before, own = (len(run.keys_LKD) for run in chain)
+        spans.append((first_row, own, sum(before), first_run, len(chain)))
+        first_row, first_run = first_row + own, first_run + len(chain)
+    kv_heads = chains[0][0].keys_LKD.shape[1]
+    return attend_spans(queries, np.array(spans, np.int64), np.array(runs, np.int64), kv_heads)
 
 
 def test_remember_writes_one_token_per_slot():

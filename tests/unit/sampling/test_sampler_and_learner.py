@@ -53,7 +53,8 @@ def test_the_learner_finds_the_samplers_policy_logprobs(settings: dict[str, Any]
 
 @pytest.mark.parametrize("kind", ["int8", "nf4"])
 def test_products_in_int8_are_the_same_on_both_sides(kind: StorageKind):
-    """A row is rounded by itself, so what the sampler draws one token at a time, the learner finds in its trees."""
+    """A row is rounded by itself and attends in the same order whatever it is batched with, so what the sampler draws
+    one token at a time, the learner finds in its trees: up to the last sum over the vocabulary."""
     if not has_int8_kernels():
         pytest.skip("no AVX512-VNNI")
     params = params_of(max_completion_length=30)
@@ -63,7 +64,7 @@ def test_products_in_int8_are_the_same_on_both_sides(kind: StorageKind):
     groups = sampled(sampler_of(decoder, max_concurrent=7), params, adapter=learner.adapter)
     for group in learner.score(groups, Needs(old_logprobs=True)):
         for completion in group.completions:
-            assert completion.policy_logprobs == pytest.approx(completion.old_logprobs, abs=1e-3)
+            assert completion.policy_logprobs == pytest.approx(completion.old_logprobs, abs=1e-5)
 
 
 def test_over_twenty_updates_sampler_and_learner_agree_on_every_token():

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from groat.kernels.attend import SEGMENT_FIELDS, attend_segments, has_native_attention, remember
+from groat.kernels.attend import RUN_FIELDS, SPAN_FIELDS, attend_spans, has_native_attention, remember
 from groat.model.attention import attend_block, merge
 from groat.model.decoder import Attend
 from groat.sampling.native.cache import SuffixArena
@@ -31,46 +31,58 @@ def decode_attention(prefixes: Prefixes, arena: SuffixArena, live: Sequence[Live
 
 
 class _NativeAttention:
-    """One kernel call per layer over segments: every prompt node, then every sequence's own tokens."""
+    """One kernel call per layer: every sequence goes through the runs of its prompt and its own tokens."""
 
     def __init__(self, prefixes: Prefixes, arena: SuffixArena, live: Sequence[LiveRow]) -> None:
         self._arena = arena
         self._slots_S = torch.tensor([row.slot for row in live])
         self._lengths_S = torch.tensor([row.length for row in live])
-        nodes = [pair for level in _rows_by_level(live) for pair in level]
-        shared = _shared_segments(prefixes, nodes, len(arena.keys))
-        own = _own_segments(arena, self._slots_S.numpy(), self._lengths_S.numpy() + 1)
-        self._segments = np.concatenate([shared, own], axis=1)
+        nodes = sorted({node for row in live for node in row.chain})
+        own = _own_runs(arena, self._slots_S.numpy(), self._lengths_S.numpy() + 1)
+        table = np.concatenate([own, _prompt_runs(prefixes, nodes, len(arena.keys))], axis=1)
+        places = {node: len(live) + index for index, node in enumerate(nodes)}
+        chains = [[*(places[node] for node in row.chain), index] for index, row in enumerate(live)]
+        self._runs = table[:, [place for chain in chains for place in chain]]
+        self._spans = _row_spans(chains, table[0, :, 0])
 
     def __call__(self, layer: int, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
         arena = self._arena
         remember(keys, values, arena.keys[layer], arena.values[layer], self._slots_S, self._lengths_S)
-        return attend_segments(queries, self._segments[layer], keys.shape[1])
+        return attend_spans(queries, self._spans, self._runs[layer], keys.shape[1])[0]
 
 
-def _shared_segments(prefixes: Prefixes, nodes: Sequence[tuple[int, slice]], num_layers: int) -> np.ndarray:
-    """[layers, nodes, SEGMENT_FIELDS]."""
-    segments = np.empty((num_layers, len(nodes), SEGMENT_FIELDS), np.int64)
+def _prompt_runs(prefixes: Prefixes, nodes: Sequence[int], num_layers: int) -> np.ndarray:
+    """[layers, nodes, RUN_FIELDS]."""
+    runs = np.empty((num_layers, len(nodes), RUN_FIELDS), np.int64)
     layers = np.arange(num_layers)
-    for index, (node, rows) in enumerate(nodes):
+    for index, node in enumerate(nodes):
         keys, values = prefixes.kv(node).keys, prefixes.kv(node).values
-        segments[:, index, :5] = rows.start, rows.stop, keys.shape[1], keys.stride(1), keys.stride(2)
-        for field, tensor in ((5, keys), (6, values)):
-            segments[:, index, field] = tensor.data_ptr() + layers * tensor.stride(0) * tensor.element_size()
-    return segments
+        runs[:, index, :3] = keys.shape[1], keys.stride(1), keys.stride(2)
+        for field, tensor in ((3, keys), (4, values)):
+            runs[:, index, field] = tensor.data_ptr() + layers * tensor.stride(0) * tensor.element_size()
+    return runs
 
 
-def _own_segments(arena: SuffixArena, slots_S: np.ndarray, counts_S: np.ndarray) -> np.ndarray:
-    """[layers, S, SEGMENT_FIELDS]."""
-    rows = np.arange(len(slots_S))
-    segments = np.empty((len(arena.keys), len(slots_S), SEGMENT_FIELDS), np.int64)
-    segments[:, :, 0], segments[:, :, 1], segments[:, :, 2] = rows, rows + 1, counts_S
-    segments[:, :, 3], segments[:, :, 4] = arena.keys[0].stride(2), arena.keys[0].stride(1)
-    for field, tensors in ((5, arena.keys), (6, arena.values)):
+def _own_runs(arena: SuffixArena, slots_S: np.ndarray, counts_S: np.ndarray) -> np.ndarray:
+    """[layers, S, RUN_FIELDS]."""
+    runs = np.empty((len(arena.keys), len(slots_S), RUN_FIELDS), np.int64)
+    runs[:, :, 0] = counts_S
+    runs[:, :, 1], runs[:, :, 2] = arena.keys[0].stride(2), arena.keys[0].stride(1)
+    for field, tensors in ((3, arena.keys), (4, arena.values)):
         starts = np.array([tensor.data_ptr() for tensor in tensors])
         slot_bytes = tensors[0].stride(0) * tensors[0].element_size()
-        segments[:, :, field] = starts[:, None] + slots_S[None, :] * slot_bytes
-    return segments
+        runs[:, :, field] = starts[:, None] + slots_S[None, :] * slot_bytes
+    return runs
+
+
+def _row_spans(chains: Sequence[Sequence[int]], counts: np.ndarray) -> np.ndarray:
+    """[S, SPAN_FIELDS]: each row sees all keys of its runs, the last of which is its own."""
+    spans = np.empty((len(chains), SPAN_FIELDS), np.int64)
+    first = 0
+    for row, chain in enumerate(chains):
+        spans[row] = row, 1, counts[list(chain)].sum() - 1, first, len(chain)
+        first += len(chain)
+    return spans
 
 
 class _TorchAttention:

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from groat.model.attention import attend_block, merge, tree_attention_with_lse
+from groat.kernels.attend import Runs
+from groat.model.attention import tree_attention_with_lse
 from groat.model.decoder import Decoder
 from groat.model.lora import Adapter
 from groat.sampling.native.cache import PrefixKV
@@ -78,12 +79,11 @@ class Prefixes:
             for node, (node_keys, node_values) in zip(layout, kept, strict=True):
                 node_keys[layer] = keys[node.start : node.end]
                 node_values[layer] = values[node.start : node.end]
-            output, lse = tree_attention_with_lse(queries, keys, values, layout)
-            for ancestor, own in contexts:
-                kv = self._kv[ancestor]
-                block, block_lse = attend_block(queries[own], kv.keys[layer], kv.values[layer], causal=False)
-                merge(output[own], lse[:, own], block, block_lse)
-            return output
+            before = {
+                node: [Runs(self._kv[ancestor].keys[layer], self._kv[ancestor].values[layer]) for ancestor in ancestors]
+                for node, ancestors in contexts.items()
+            }
+            return tree_attention_with_lse(queries, keys, values, layout, before)[0]
 
         token_ids = torch.tensor([self._forest.token_ids[row] for row in rows])
         positions = torch.tensor([self._forest.positions[row] for row in rows])
@@ -98,10 +98,10 @@ class Prefixes:
         dtype = self._decoder.weights.dtype
         return torch.empty(shape, dtype=dtype), torch.empty(shape, dtype=dtype)
 
-    def _lay_out(self, batch: Sequence[int]) -> tuple[list[Node], list[tuple[int, slice]], list[int]]:
-        """Nodes laid out anew without gaps, what each subtree attends to outside of them, and the forest's rows."""
+    def _lay_out(self, batch: Sequence[int]) -> tuple[list[Node], dict[int, list[int]], list[int]]:
+        """Nodes laid out anew without gaps, the computed ancestors of the topmost, and the forest's rows."""
         layout: list[Node] = []
-        contexts: list[tuple[int, slice]] = []
+        contexts: dict[int, list[int]] = {}
         rows: list[int] = []
         for index in batch:
             node = self._forest.nodes[index]
@@ -112,8 +112,8 @@ class Prefixes:
             start, size = len(rows), sum(other.end - other.start for other in inside)
             computed = [ancestor for ancestor in ancestors if ancestor in self._kv]
             is_top = len(computed) == len(ancestors)
-            layout.append(Node(start, start + node.end - node.start, start + size, is_root=is_top))
             if is_top:
-                contexts.extend((ancestor, slice(start, start + size)) for ancestor in computed)
+                contexts[len(layout)] = computed
+            layout.append(Node(start, start + node.end - node.start, start + size, is_root=is_top))
             rows.extend(range(node.start, node.end))
         return layout, contexts, rows

@@ -1,0 +1,89 @@
+// Vectors of fp32 as wide as the machine it is compiled on has them, by the compiler's extensions.
+
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int LANES = 16;
+#elif defined(__AVX__)
+constexpr int LANES = 8;
+#else
+constexpr int LANES = 4;
+#endif
+
+typedef float Vec __attribute__((vector_size(LANES * 4)));
+typedef int32_t IntVec __attribute__((vector_size(LANES * 4)));
+typedef float UnalignedVec __attribute__((vector_size(LANES * 4), aligned(4)));
+
+inline Vec load(const float* from) { return *reinterpret_cast<const UnalignedVec*>(from); }
+inline void store(float* to, Vec value) { *reinterpret_cast<UnalignedVec*>(to) = value; }
+inline Vec splat(float value) { return value - Vec{}; }
+inline IntVec lane_numbers() {
+  IntVec lanes;
+  for (int lane = 0; lane < LANES; lane++) lanes[lane] = lane;
+  return lanes;
+}
+inline float sum(Vec value) {
+  float total = 0;
+  for (int lane = 0; lane < LANES; lane++) total += value[lane];
+  return total;
+}
+
+// The sum of each of LANES vectors, a lane each: pairs are added crosswise until one is left. Spoils them.
+inline Vec sums_of(Vec* vectors) {
+  const IntVec lanes = lane_numbers();
+#pragma GCC unroll 4
+  for (int step = LANES / 2; step; step /= 2) {
+    const IntVec is_upper = (lanes & step) != 0;
+    const IntVec same = is_upper ? lanes + LANES : lanes;                       // of the second vector in upper lanes
+    const IntVec other = is_upper ? (lanes ^ step) + LANES : (lanes ^ step);
+#pragma GCC unroll 8
+    for (int i = 0; i < step; i++)
+      vectors[i] = __builtin_shuffle(vectors[i], vectors[i + step], same) +
+                   __builtin_shuffle(vectors[i], vectors[i + step], other);
+  }
+  return vectors[0];
+}
+
+inline float largest(const float* from, long count) {
+  Vec highest = splat(-std::numeric_limits<float>::infinity());
+  long i = 0;
+  for (; i + LANES <= count; i += LANES) {
+    const Vec here = load(from + i);
+    highest = here > highest ? here : highest;
+  }
+  float maximum = -std::numeric_limits<float>::infinity();
+  for (int lane = 0; lane < LANES; lane++) maximum = std::max(maximum, highest[lane]);
+  for (; i < count; i++) maximum = std::max(maximum, from[i]);
+  return maximum;
+}
+
+// e^x to about 1e-7 relative (Cephes' polynomial after range reduction); 0 below -87.
+inline Vec exponential(Vec x) {
+  const Vec low = splat(-87.3f), high = splat(88.3f);
+  const IntVec vanishes = x < low;
+  x = x < low ? low : x;
+  x = x > high ? high : x;
+  const Vec shifted = x * 1.44269504088896341f + 12582912.0f;  // 1.5 * 2^23: rounds to the nearest integer
+  const IntVec power = (IntVec)shifted - 0x4B400000;
+  const Vec whole = shifted - 12582912.0f;
+  x = x - whole * 0.693359375f;
+  x = x + whole * 2.12194440e-4f;
+  Vec y = splat(1.9875691500e-4f);
+  y = y * x + 1.3981999507e-3f;
+  y = y * x + 8.3334519073e-3f;
+  y = y * x + 4.1665795894e-2f;
+  y = y * x + 1.6666665459e-1f;
+  y = y * x + 5.0000001201e-1f;
+  y = y * x * x + x + 1.0f;
+  const Vec scale = (Vec)((power + 127) << 23);
+  return vanishes ? Vec{} : y * scale;
+}
+
+}  // namespace
