@@ -43,14 +43,18 @@ def only(name: str, kind: str) -> Store:
     return lambda found, weight_NK: stored(weight_NK, kind) if found == name else weight_NK  # type: ignore[arg-type]
 
 
-def test_predicted_damages_are_those_that_happen(model: Measured) -> None:
-    """int8, one matrix at a time. What errors of keys and values add up to over tokens is left out: qkv is
-    underestimated, by 2 to 3.2 times in this model of bytes, where tokens repeat a lot."""
+def test_predicted_damages_are_those_that_happen_but_for_what_attention_adds_up(model: Measured) -> None:
+    """int8, one matrix at a time. Behind the last attention tokens do not mix, and the prediction is exact but for the
+    noise of one draw per token. Before it, errors of many tokens add up in one place, which is left out."""
     folder, spec, sensitivities = model
     stores = {name: only(name, "int8") for name in matrices(spec)}
     happened = kl_to_unquantized(folder, spec, sequences(folder, calibration_text(None)), stores)
-    for name, damage in happened.items():
-        assert 1 / 2 < damage / sensitivities.matrices[name].damages["int8"] < (3.5 if "qkv" in name else 2), name
+    predicted = {name: matrix.damages["int8"] for name, matrix in sensitivities.matrices.items()}
+    for name in ("layers.1.output", "layers.1.gate_up", "layers.1.down", "head"):
+        if name in predicted:
+            assert predicted[name] == pytest.approx(happened[name], rel=0.25), name
+    assert all(predicted[name] < 1.25 * happened[name] for name in predicted)
+    assert 0.5 * sum(happened.values()) < sum(predicted.values()) < sum(happened.values())
 
 
 def test_nf4_damages_more_than_int8_and_every_matrix_is_measured(model: Measured) -> None:
