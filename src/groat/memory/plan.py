@@ -199,11 +199,16 @@ def _always(spec: ModelSpec, storage: Storage, measuring: int = 0) -> _WayToStor
 
 
 def _dynamic(spec: ModelSpec, dynamic: DynamicKinds, least: int) -> _WayToStore:
-    """All the bytes that there are, if they are at least so many."""
+    """Nearly all the bytes that there are, if they are at least so many."""
 
     @cache
     def frozen_for(room: int | None) -> _Frozen | None:
-        storage = dynamic.storage(room) if room is None or room >= least else None
+        if room is None:
+            storage = dynamic.storage()
+        else:
+            # Weights never shrink: what they need not have is left to the guard, as a second margin.
+            spare = max(_LEAST_MARGIN, round(_MARGIN * room))
+            storage = None if room < least else dynamic.storage(max(least, room - spare))
         return None if storage is None else _Frozen.of(spec, storage, dynamic.measuring_bytes)
 
     return frozen_for

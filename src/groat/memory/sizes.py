@@ -117,5 +117,4 @@ def measuring_bytes(spec: ModelSpec, tokens: int) -> int:
     activations = 2 * (layer_activation_bytes(spec, 0) + layer_workspace_bytes(spec)) * tokens
     layer = _FLOAT * sum(layer_sizes) + 2 * max(layer_sizes) + activations
     head = _FLOAT * vocabulary * hidden + 2 * vocabulary * hidden + 5 * _FLOAT * HEAD_ROWS * vocabulary
-    head += 24 * 2**20  # a part of the quantized head at a time, as numbers, with its difference from the exact one
     return (layer_input_bytes(spec, Recompute(every=1)) + 3 * _FLOAT * hidden) * tokens + max(layer, head)
