@@ -109,8 +109,8 @@ def _sensitivities(options: Namespace, folder: Path, spec: ModelSpec, console: C
         except UserError as error:
             console.event("cache", f"measuring anew: {error}")
     console.note(f"Measuring {len(matrices(spec))} matrices, about {max(1, round(measuring_seconds(spec) / 60))} min")
-    with console.phase("measure", 2 * spec.num_layers, "layers") as phase:
-        return measure_and_keep(folder, spec, model=options.model, text=text, layer_done=phase.advance)
+    with console.phase("measure", 5 * spec.num_layers, "pieces") as phase:
+        return measure_and_keep(folder, spec, model=options.model, text=text, done=phase.advance)
 
 
 def _keep(options: Namespace, sensitivities: Sensitivities) -> list[Path]:

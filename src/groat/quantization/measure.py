@@ -43,7 +43,7 @@ def measure_and_keep(
     *,
     model: str,
     text: str | None = None,
-    layer_done: Callable[[], None] = lambda: None,
+    done: Callable[[], None] = lambda: None,
 ) -> Sensitivities:
     """Measure the model in a folder, on the text of the package if there is no other, and leave it in the cache."""
     sensitivities = measure(
@@ -53,7 +53,7 @@ def measure_and_keep(
         calibration_text(None) if text is None else text,
         model=model,
         model_fingerprint=fingerprint(folder),
-        layer_done=layer_done,
+        done=done,
     )
     keep(sensitivities, cached_path(sensitivities.fingerprint))
     return sensitivities
@@ -76,13 +76,13 @@ def measure(
     *,
     model: str,
     model_fingerprint: str,
-    layer_done: Callable[[], None] = lambda: None,
+    done: Callable[[], None] = lambda: None,
 ) -> Sensitivities:
-    """The damage of every kind to every matrix, one at a time; `layer_done` is called 2 * num_layers times."""
+    """The damage of every kind to every matrix, one at a time; `done` is called 5 * num_layers times."""
     generator = torch.Generator().manual_seed(0)
     sequences = _sequences(tokenizer.encode(text), spec)
     found: dict[str, Sensitivity] = {}
-    for observed in observe(parts, spec, sequences, generator, layer_done):
+    for observed in observe(parts, spec, sequences, generator, done):
         name, sensitivity = _sensitivity(observed, generator)
         found[name] = sensitivity
     if spec.tied_head:

@@ -90,8 +90,8 @@ def _measured(
     )
     choose_kernels(config.model.kernels)
     try:
-        with phases.phase("measure", 2 * spec.num_layers, "layers", interruptible=True) as done:
-            return measure_and_keep(folder, spec, model=config.model.name, layer_done=lambda: done(1))
+        with phases.phase("measure", 5 * spec.num_layers, "pieces", interruptible=True) as done:
+            return measure_and_keep(folder, spec, model=config.model.name, done=lambda: done(1))
     except Stopped:
         # Nothing is trained yet that could be saved.
         raise KeyboardInterrupt from None
