@@ -18,8 +18,8 @@ USUAL_SHARE = 1.1
 _GUESS: Mapping[StorageKind, float] = {"int8": 0.01, "nf4": 1.0}
 """Damage per weight, before anything was measured."""
 
-_OPERATIONS_PER_SECOND = 5e10
-"""Of a measurement, per core; measured on one core of a Zen 4 server, other work beside it."""
+_OPERATIONS_PER_SECOND = 3e10
+"""Of a measurement, per core; on a Zen 4 server with other work beside it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
