@@ -14,7 +14,7 @@ import torch
 
 from groat.kernels.matrix import Matrix, plain_rows
 from groat.kernels.quantized import NotFiniteError, Rows, row_ranges
-from groat.model.gguf_files import GGUF_LINK
+from groat.model.files import GGUF_LINK
 from groat.model.gguf_weights import GgufWeights
 from groat.model.modules import Module, linear_modules
 from groat.model.safetensors_weights import SafetensorsWeights

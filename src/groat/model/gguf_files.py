@@ -16,7 +16,7 @@ from pathlib import Path
 
 from groat.caches import cache_folder
 from groat.model.families import spec_from_hf_config
-from groat.model.files import flush_folder_to_disk, write_json
+from groat.model.files import GGUF_LINK, flush_folder_to_disk, write_json
 from groat.model.gguf_config import hf_config_from_gguf
 from groat.model.gguf_names import check_can_dequantize, named_tensors
 from groat.model.gguf_reader import GgufFile, open_gguf
@@ -25,8 +25,6 @@ from groat.types import UserError
 
 log = logging.getLogger("groat")
 
-GGUF_LINK = "model.gguf"
-"""Where a converted folder has its weights."""
 _CONVERTER_VERSION = 2
 """Raised when the converter changes, so that old cache folders are left alone."""
 _STALE_SECONDS = 3600

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from groat.config.tree import ModelConfig
 from groat.model.checkpoint import weight_files
+from groat.model.fingerprint import fingerprint
 from groat.model.gguf_config import llama3_rope_factors
 from groat.model.gguf_files import folder_from_gguf
 from groat.model.gguf_reader import open_gguf
@@ -170,6 +171,18 @@ def test_our_reader_finds_what_the_gguf_packages_reader_finds(tmp_path):
         assert list(ours.tensors) == [tensor.name for tensor in theirs.tensors]
         for tensor in theirs.tensors:
             assert ours.rows(tensor.name).tobytes() == tensor.data.tobytes()
+
+
+def test_files_of_one_config_with_other_weights_have_another_fingerprint(tmp_path):
+    """What was measured on one of them must not be used for the other."""
+    first, second = tmp_path / "a.gguf", tmp_path / "b.gguf"
+    write_gguf(first)
+    whole = bytearray(first.read_bytes())
+    whole[-1] ^= 1
+    second.write_bytes(whole)
+    folders = [folder_from_gguf(first), folder_from_gguf(second)]
+    assert len({(folder / "config.json").read_bytes() for folder in folders}) == 1
+    assert len({fingerprint(folder) for folder in folders}) == 2
 
 
 def test_the_cache_is_used_again_and_a_changed_file_is_not_mistaken_for_the_old_one(tmp_path):
