@@ -73,6 +73,8 @@ class Known:
     """None: dynamic storage must be measured first; the plan counts that, and its kinds are a guess."""
     kept: Storage | None = None
     """The storage that the run was begun with."""
+    found: Storage | None = None
+    """How the checkpoint holds its weights, if some are quantized already."""
 
 
 def dynamic_storage(kinds: Mapping[str, StorageKind]) -> Storage:
