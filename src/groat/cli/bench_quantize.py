@@ -107,7 +107,7 @@ def _figures(
     storages: Mapping[str, tuple[Storage, Sensitivities]],
 ) -> dict[str, dict[str, float]]:
     """For each storage its size in bytes, and its KL on each text."""
-    from groat.kernels.matrix import stored
+    from groat.kernels.matrix import stored_rows
     from groat.model.checkpoint import Store
     from groat.quantization.compare import kl_to_unquantized
     from groat.quantization.store import dynamic_store
@@ -115,7 +115,7 @@ def _figures(
     def store(storage: Storage, sensitivities: Sensitivities) -> Store:
         if storage.calibrated:
             return dynamic_store(storage, sensitivities)
-        return lambda name, weight_NK: stored(weight_NK, storage.kind_of(name))
+        return lambda name, shape, ranges: stored_rows(shape, ranges, storage.kind_of(name))
 
     figures: dict[str, dict[str, float]] = {
         name: {"bytes": weight_bytes(spec, storage)} for name, (storage, _) in storages.items()

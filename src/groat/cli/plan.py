@@ -29,7 +29,7 @@ def plan_command(args: list[str]) -> None:
     recipe = args.pop(0) if args and not args[0].startswith("-") else "demo"
     config = from_command_line(args, read_recipe(recipe), "groat plan", _DESCRIPTION)
 
-    from groat.model.locate import model_folder, read_spec
+    from groat.model.locate import model_folder, read_spec, storage_of_checkpoint
     from groat.model.tokenizer import read_tokenizer
     from groat.tasks.task import build_task
     from groat.training.workload import workload
@@ -37,7 +37,8 @@ def plan_command(args: list[str]) -> None:
     folder = model_folder(config.model.name)
     spec = read_spec(folder)
     work = workload(config, build_task(config.task, config.seed), read_tokenizer(config.model, folder))
-    known = Known(sensitivities=known_sensitivities(config.memory, spec, folder))
+    sensitivities = known_sensitivities(config.memory, spec, folder)
+    known = Known(sensitivities=sensitivities, found=storage_of_checkpoint(folder))
     plan, smallest = plan_memory(config, spec, work, known), smallest_budget(config, spec, work, known)
     print(json.dumps(_figures(config, plan, smallest)) if as_json else _page(config, plan, smallest))
 

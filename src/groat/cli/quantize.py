@@ -14,7 +14,7 @@ from groat.memory.dynamic import DynamicKinds, measuring_seconds
 from groat.memory.sensitivities import Sensitivities, cached_path, read_sensitivities
 from groat.memory.sizes import matrices, weight_bytes
 from groat.model.fingerprint import fingerprint
-from groat.model.locate import model_folder, read_spec
+from groat.model.locate import model_folder, read_spec, storage_of_checkpoint
 from groat.model.spec import ModelSpec
 from groat.model.storage import Storage
 from groat.types import StorageKind, UserError
@@ -44,6 +44,11 @@ def quantize_command(args: list[str]) -> None:
     options = _parser().parse_args(args)
     folder = model_folder(options.model)
     spec = read_spec(folder)
+    if (found := storage_of_checkpoint(folder)) is not None:
+        raise UserError(
+            f"{options.model} holds its layers in {found.layers} already, which cannot be undone. Use the unquantized "
+            "model"
+        )
     budget = _budget(options, spec)
 
     from groat.tracking.console import Console
@@ -109,8 +114,8 @@ def _sensitivities(options: Namespace, folder: Path, spec: ModelSpec, console: C
         except UserError as error:
             console.event("cache", f"measuring anew: {error}")
     console.note(f"Measuring {len(matrices(spec))} matrices, about {max(1, round(measuring_seconds(spec) / 60))} min")
-    with console.phase("measure", 2 * spec.num_layers, "layers") as phase:
-        return measure_and_keep(folder, spec, model=options.model, text=text, layer_done=phase.advance)
+    with console.phase("measure", 5 * spec.num_layers, "pieces") as phase:
+        return measure_and_keep(folder, spec, model=options.model, text=text, done=phase.advance)
 
 
 def _keep(options: Namespace, sensitivities: Sensitivities) -> list[Path]:
@@ -126,7 +131,7 @@ def _damages(
     folder: Path, spec: ModelSpec, storage: Storage, sensitivities: Sensitivities, console: Console
 ) -> dict[str, float]:
     """KL to the unquantized model on a held-out text."""
-    from groat.kernels.matrix import stored
+    from groat.kernels.matrix import stored_rows
     from groat.model.checkpoint import Store
     from groat.model.tokenizer import Tokenizer
     from groat.quantization.compare import held_out_text, kl_to_unquantized
@@ -134,7 +139,7 @@ def _damages(
 
     def plain(kind: StorageKind) -> Store:
         kinds = Storage.of(kind)
-        return lambda name, weight_NK: stored(weight_NK, kinds.kind_of(name))
+        return lambda name, shape, ranges: stored_rows(shape, ranges, kinds.kind_of(name))
 
     stores = {"dynamic": dynamic_store(storage, sensitivities), "nf4": plain("nf4"), "int8": plain("int8")}
     token_ids = Tokenizer.from_folder(folder).encode(held_out_text())

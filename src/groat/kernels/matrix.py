@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from groat.kernels.native import MatrixView, native_for
-from groat.kernels.quantized import Int8Matrix, NF4Matrix, Rows, int8_of, nf4_of, rows_in_ranges
+from groat.kernels.quantized import Int8Matrix, NF4Matrix, RowInt8Matrix, Rows, int8_of, nf4_of, rows_in_ranges
 from groat.types import Compute, StorageKind
 
 _ELEMENTS_AT_ONCE = 2**21
@@ -43,7 +43,7 @@ class TiledMatrix:
         return MatrixView.of(4, self.shape, self.tiles_PKC)
 
 
-Matrix = torch.Tensor | TiledMatrix | Int8Matrix | NF4Matrix
+Matrix = torch.Tensor | TiledMatrix | Int8Matrix | RowInt8Matrix | NF4Matrix
 """Frozen weights [N, K]; a tensor is fp32 or bf16 (or fp64, in tests)."""
 
 
@@ -58,14 +58,15 @@ def stored_rows(shape: tuple[int, int], ranges: Rows, kind: StorageKind) -> Matr
         case "f32":
             return _tiled(shape, ranges)
         case "bf16":
-            return _plain(shape, ranges, torch.bfloat16)
+            return plain_rows(shape, ranges, torch.bfloat16)
         case "int8":
             return int8_of(shape, ranges)
         case "nf4":
             return nf4_of(shape, ranges)
 
 
-def _plain(shape: tuple[int, int], ranges: Rows, dtype: torch.dtype) -> torch.Tensor:
+def plain_rows(shape: tuple[int, int], ranges: Rows, dtype: torch.dtype) -> torch.Tensor:
+    """One plain tensor of rows that come a few at a time."""
     weight_NK = torch.empty(shape, dtype=dtype)
     first = 0
     for some in ranges:
@@ -77,7 +78,7 @@ def _plain(shape: tuple[int, int], ranges: Rows, dtype: torch.dtype) -> torch.Te
 def _tiled(shape: tuple[int, int], ranges: Rows) -> Matrix:
     """In tiles, where the compiled kernels read them; else plain."""
     if (native := native_for()) is None:
-        return _plain(shape, ranges, torch.float32)
+        return plain_rows(shape, ranges, torch.float32)
     width: int = native.groat_tile_columns()
     tiles_PKC = torch.empty(-(-shape[0] // width), shape[1], width)
     first = 0

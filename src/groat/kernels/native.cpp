@@ -105,6 +105,18 @@ struct NF4 {  // blocks run over the flattened weights and may straddle rows
   }
 };
 
+struct RowInt8 {  // one scale per row
+  const int8_t* values;
+  const float* scales;
+  long columns;
+  const float* segment(long row, long column, int count, float* buffer) const {
+    const int8_t* from = values + row * columns + column;
+    const float scale = scales[row];
+    for (int i = 0; i < count; i++) buffer[i] = scale * float(from[i]);
+    return buffer;
+  }
+};
+
 // ---- Packing: a tile of weights as [depth][TILE_COLS] ----
 
 #if defined(__AVX2__)
@@ -371,7 +383,7 @@ void product(const Weights& weights, bool transposed, const float* left, long le
 
 // A frozen matrix as Python hands it over; the fields are those of MatrixView in native.py.
 struct MatrixView {
-  int32_t kind;     // 0 fp32, 1 bf16, 2 int8 in tiles, 3 nf4, 4 fp32 in tiles
+  int32_t kind;     // 0 fp32, 1 bf16, 2 int8 in tiles, 3 nf4, 4 fp32 in tiles, 5 int8 by rows
   int32_t compute;  // 0 in fp32, 1 in int8
   int32_t block;
   int64_t rows, columns;
@@ -391,6 +403,8 @@ void with_weights(const MatrixView& view, const Use& use) {
   switch (view.kind) {
     case 0: return use(Float32{static_cast<const float*>(view.values), view.columns});
     case 1: return use(BFloat16{static_cast<const uint16_t*>(view.values), view.columns});
+    case 5: return use(RowInt8{static_cast<const int8_t*>(view.values), static_cast<const float*>(view.scales),
+                               view.columns});
     default: {
       const NF4Pairs pairs(view.code);
       return use(NF4{static_cast<const uint8_t*>(view.values), view.scales, view.scale_codes, view.scale_map,

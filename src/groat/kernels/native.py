@@ -28,7 +28,7 @@ _SIGNATURES: dict[str, Sequence[type]] = {
     "groat_remember": (*(_POINTER,) * 6, _LONG, _LONG, _LONG, _LONG),
     "groat_token_logprobs": (*(_POINTER,) * 5, _LONG, _LONG, _INT),
     "groat_logprob_gradient": (*(_POINTER,) * 4, _LONG, _LONG, _INT),
-    "groat_to_nf4": (_POINTER, _LONG, _POINTER, _POINTER, _POINTER, _INT),
+    "groat_to_nf4": (_POINTER, _INT, _LONG, _POINTER, _POINTER, _POINTER, _INT),
     "groat_to_bytes": (_POINTER, _LONG, _LONG, _POINTER, _POINTER, _POINTER, _INT),
     "groat_nf4_scales": (_POINTER, _LONG, _POINTER, _LONG, _POINTER, _POINTER, _LONG, _POINTER, _INT),
     "groat_nf4_feedback": (_POINTER, _LONG, _LONG, *(_POINTER,) * 5, _LONG, _POINTER, _INT),
@@ -57,7 +57,10 @@ class MatrixView(ctypes.Structure):
         block: int = 0,
         **others: torch.Tensor,
     ) -> MatrixView:
-        """Kinds are those of native.cpp: 0 fp32, 1 bf16, 2 int8, 3 nf4, 4 fp32 in tiles. `in_int8`: so are products."""
+        """Kinds are those of native.cpp: 0 fp32, 1 bf16, 2 int8, 3 nf4, 4 fp32 in tiles, 5 int8 by rows.
+
+        `in_int8`: so are products.
+        """
         pointers = {name: tensor.data_ptr() for name, tensor in others.items()}
         rows, columns = shape
         return cls(

@@ -49,25 +49,43 @@ void nearest_of_16(const float* relative, const float* middles, int32_t* codes) 
   }
 }
 
-}  // namespace
+inline float widened(float value) { return value; }
+inline float widened(uint16_t bf16) {
+  const uint32_t bits = uint32_t(bf16) << 16;
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
 
-extern "C" {
-
-// Blocks of 64, two codes a byte; the caller begins with a whole byte and ends the last byte of an odd count itself.
-void groat_to_nf4(const float* values, long count, const float* middles, uint8_t* packed, float* scales, int threads) {
+template <class Number>
+void to_nf4(const Number* values, long count, const float* middles, uint8_t* packed, float* scales, int threads) {
 #pragma omp parallel for schedule(static) num_threads(threads)
   for (long start = 0; start < count; start += NF4_BLOCK) {
     const int size = int(std::min(long(NF4_BLOCK), count - start));
-    float relative[NF4_BLOCK] = {};
+    float here[NF4_BLOCK], relative[NF4_BLOCK] = {};
     int32_t codes[NF4_BLOCK];
-    const float scale = largest_magnitude(values + start, size);
-    make_relative(values + start, size, NF4_BLOCK, scale, relative);
+    for (int i = 0; i < size; i++) here[i] = widened(values[start + i]);
+    const float scale = largest_magnitude(here, size);
+    make_relative(here, size, NF4_BLOCK, scale, relative);
     nearest_of_16(relative, middles, codes);
     if (size % 2) codes[size] = NF4_ZERO;
     uint8_t* to = packed + start / 2;
     for (int i = 0; i < (size + 1) / 2; i++) to[i] = uint8_t(codes[2 * i] << 4 | codes[2 * i + 1]);
     scales[start / NF4_BLOCK] = size == NF4_BLOCK ? scale : std::max(scale, SMALLEST);
   }
+}
+
+}  // namespace
+
+extern "C" {
+
+// fp32 or bf16 to blocks of 64, two codes a byte; the unused half of an odd count's last byte is a zero's code.
+void groat_to_nf4(const void* values, int is_bf16, long count, const float* middles, uint8_t* packed, float* scales,
+                  int threads) {
+  if (is_bf16)
+    to_nf4(static_cast<const uint16_t*>(values), count, middles, packed, scales, threads);
+  else
+    to_nf4(static_cast<const float*>(values), count, middles, packed, scales, threads);
 }
 
 // The same for 256 values in blocks of up to 256, a byte for each: how NF4's scales are stored.

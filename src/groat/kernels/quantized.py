@@ -28,7 +28,7 @@ SCALE_BLOCK = 256
 _ZERO = 7
 """The NF4 code of 0."""
 _ELEMENTS_AT_ONCE = 2**20
-"""Elements quantized at one time, about."""
+"""Elements quantized at one time, about: enough that what they were in goes back to the system (allocator.py)."""
 _SMALLEST = 1e-38
 """What a block of zeros is divided by, as in bitsandbytes."""
 
@@ -122,6 +122,29 @@ class Int8Matrix:
     @functools.cached_property
     def view(self) -> MatrixView:
         return MatrixView.of(INT8_TILES, self.shape, self.tiles, scales=self.scales, in_int8=self.compute == "int8")
+
+
+@dataclass(frozen=True, eq=False)
+class RowInt8Matrix:
+    """A frozen matrix [N, K], `values_NK * scales_N`, as LLM.int8 checkpoints have it (arXiv:2208.07339)."""
+
+    values_NK: torch.Tensor
+    scales_N: torch.Tensor
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.values_NK.shape[0], self.values_NK.shape[1]
+
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        return self.values_NK, self.scales_N
+
+    def rows(self, ids_T: torch.Tensor) -> torch.Tensor:
+        """Rows by number, [T, K], fp32."""
+        return self.values_NK[ids_T].float().mul_(self.scales_N[ids_T, None])
+
+    @functools.cached_property
+    def view(self) -> MatrixView:
+        return MatrixView.of(5, self.shape, self.values_NK, scales=self.scales_N)
 
 
 @dataclass(frozen=True, eq=False)
@@ -277,7 +300,7 @@ def nf4_of(shape: tuple[int, int], ranges: Rows) -> NF4Matrix:
     packed, scales = torch.empty(-(-rows * columns // 2), dtype=torch.uint8), torch.empty(-(-rows * columns // BLOCK))
     start = 0
     for some in ranges:
-        values = some.float().flatten()
+        values = some.flatten()
         end = start + len(values)
         _round_to_nf4(values, packed[start // 2 : (end + 1) // 2], scales[start // BLOCK : -(-end // BLOCK)])
         start = end
@@ -292,12 +315,14 @@ def _check_finite(scales: torch.Tensor) -> None:
 
 def _round_to_nf4(values: torch.Tensor, packed: torch.Tensor, scales: torch.Tensor) -> None:
     """Fill `packed` and `scales`."""
-    if native := native_for(values):
+    values = values if values.dtype == torch.bfloat16 else values.float()
+    if native := native_for():
         native.groat_to_nf4(
-            *(values.data_ptr(), len(values), _nf4_middles().data_ptr(), packed.data_ptr(), scales.data_ptr()),
-            torch.get_num_threads(),
+            *(values.data_ptr(), int(values.dtype == torch.bfloat16), len(values), _nf4_middles().data_ptr()),
+            *(packed.data_ptr(), scales.data_ptr(), torch.get_num_threads()),
         )
         return
+    values = values.float()
     codes, largest = _nearest(values, nf4_code(), BLOCK)
     if len(values) % BLOCK:
         largest[-1].clamp_(min=_SMALLEST)

@@ -18,8 +18,8 @@ USUAL_SHARE = 1.1
 _GUESS: Mapping[StorageKind, float] = {"int8": 0.01, "nf4": 1.0}
 """Damage per weight, before anything was measured."""
 
-_OPERATIONS_PER_SECOND = 5e10
-"""Of a measurement, per core; measured on one core of a Zen 4 server, other work beside it."""
+_OPERATIONS_PER_SECOND = 3e10
+"""Of a measurement, per core; on a Zen 4 server with other work beside it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +73,8 @@ class Known:
     """None: dynamic storage must be measured first; the plan counts that, and its kinds are a guess."""
     kept: Storage | None = None
     """The storage that the run was begun with."""
+    found: Storage | None = None
+    """How the checkpoint holds its weights, if some are quantized already."""
 
 
 def dynamic_storage(kinds: Mapping[str, StorageKind]) -> Storage:

@@ -14,12 +14,12 @@ from groat.config.tree import MemoryConfig, RunConfig, SavedInputs
 from groat.memory.dynamic import DynamicKinds, Known, measuring_seconds
 from groat.memory.measure import available_bytes, gib, resident_bytes
 from groat.memory.phases import LearnCost, Way, learn_cost, phases
-from groat.memory.sizes import FRAMEWORK, loading_bytes, matrices, weight_bytes
+from groat.memory.sizes import FRAMEWORK, loading_bytes, matrices, reading_bytes, weight_bytes
 from groat.memory.workload import Workload
 from groat.model.recompute import Recompute
 from groat.model.spec import ModelSpec
 from groat.model.storage import Storage
-from groat.types import StorageChoice, UserError
+from groat.types import StorageChoice, StorageKind, UserError
 
 _MICROBATCHES = (4096, 2048, 1024, 768, 512, 384, 256)
 _KINDS: tuple[StorageChoice, ...] = ("f32", "bf16", "int8", "dynamic", "nf4")
@@ -76,6 +76,9 @@ class MemoryPlan:
         return self.peak_bytes + max(_LEAST_MARGIN, round(_MARGIN * self.peak_bytes))
 
     def _storage_choice(self) -> str:
+        if self.storage.given:
+            beside = f"embedding and head in {self.storage.embedding}"
+            return f"{self.storage.name}: as the checkpoint holds its layers, beside {beside}"
         words = f"{self.storage.name}: {_STORAGE_REASONS[self.storage.name]}"
         if not self.storage.calibrated:
             return words
@@ -179,7 +182,9 @@ def _ways_to_store(config: RunConfig, spec: ModelSpec, known: Known, *, smallest
     """The ways that may be chosen, the most exact first; with `smallest`, dynamic storage as small as it can be."""
     asked, kept = config.memory.storage, known.kept
     if kept is not None and asked in (None, kept.name):
-        return [_always(spec, kept)]
+        return [_always(spec, kept.keeping(known.found))]
+    if known.found is not None:
+        return [_always(spec, storage) for storage in _beside_given(asked, known.found)]
     dynamic = DynamicKinds(spec=spec, sensitivities=known.sensitivities)
     ways: list[_WayToStore] = []
     for kind in _KINDS if asked is None else (asked,):
@@ -193,17 +198,33 @@ def _ways_to_store(config: RunConfig, spec: ModelSpec, known: Known, *, smallest
     return ways
 
 
+def _beside_given(asked: StorageChoice | None, found: Storage) -> list[Storage]:
+    """Layers as the checkpoint has them; embedding and head may be rounded."""
+    if asked not in (None, found.layers):
+        raise UserError(
+            f"memory.storage is {asked}, but the checkpoint holds its layers in {found.layers} already, and other "
+            "kinds would only lose more. Leave memory.storage out, or use the unquantized model"
+        )
+    kinds: tuple[StorageKind, ...] = ("f32", "bf16", "int8") if asked is None else (found.layers,)
+    return [Storage.of(kind).keeping(found) for kind in kinds]
+
+
 def _always(spec: ModelSpec, storage: Storage, measuring: int = 0) -> _WayToStore:
     frozen = _Frozen.of(spec, storage, measuring)
     return lambda _: frozen
 
 
 def _dynamic(spec: ModelSpec, dynamic: DynamicKinds, least: int) -> _WayToStore:
-    """All the bytes that there are, if they are at least so many."""
+    """Nearly all the bytes that there are, if they are at least so many."""
 
     @cache
     def frozen_for(room: int | None) -> _Frozen | None:
-        storage = dynamic.storage(room) if room is None or room >= least else None
+        if room is None:
+            storage = dynamic.storage()
+        else:
+            # Weights never shrink: what they need not have is left to the guard, as a second margin.
+            spare = max(_LEAST_MARGIN, round(_MARGIN * room))
+            storage = None if room < least else dynamic.storage(max(least, room - spare))
         return None if storage is None else _Frozen.of(spec, storage, dynamic.measuring_bytes)
 
     return frozen_for
@@ -242,8 +263,8 @@ def _room(config: RunConfig, spec: ModelSpec, work: Workload, way: Way) -> int |
 
 @cache
 def _loaded_at_once(spec: ModelSpec) -> int:
-    """Beside what is stored by then: the largest matrix in fp32, and while it is rounded a byte per weight."""
-    return 5 * max(rows * columns for rows, columns in matrices(spec).values())
+    """Beside what is stored by then: in dynamic storage, the most of any matrix."""
+    return max(reading_bytes(shape, whole=True) for shape in matrices(spec).values())
 
 
 def _most(config: RunConfig) -> int:

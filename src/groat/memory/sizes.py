@@ -10,15 +10,17 @@ from groat.types import StorageKind
 
 _FLOAT = 4
 _PLAIN = Storage()
+_READ_AT_ONCE = 32 * 2**20
+"""Rows read at one time as the file has them, in fp32, and being stored; and the scales of an NF4 matrix."""
 HEAD_ROWS = 64
 """Tokens whose logits exist at one time while sensitivities are measured."""
 FRAMEWORK = 330 * 2**20
 """Python, torch and its libraries, measured after a first forward on a CPU."""
 
 
-def matrix_bytes(rows: int, columns: int, kind: StorageKind) -> int:
+def matrix_bytes(rows: int, columns: int, kind: StorageKind, plain_scales: bool = False) -> int:
     """One frozen matrix: int8 lies in tiles of 32 x 64 with a bf16 scale for 64 weights; NF4 has a byte per 64 weights,
-    and two numbers per 256 of those."""
+    and two numbers per 256 of those. Plain scales are fp32, for a row of int8 and 64 weights of NF4."""
     weights = rows * columns
     match kind:
         case "f32":
@@ -26,10 +28,10 @@ def matrix_bytes(rows: int, columns: int, kind: StorageKind) -> int:
         case "bf16":
             return 2 * weights
         case "int8":
-            return -(-rows // 32) * -(-columns // 64) * 32 * (64 + 2)
+            return weights + 4 * rows if plain_scales else -(-rows // 32) * -(-columns // 64) * 32 * (64 + 2)
         case "nf4":
             blocks = -(-weights // 64)
-            return -(-weights // 2) + blocks + 8 * -(-blocks // 256)
+            return -(-weights // 2) + (4 * blocks if plain_scales else blocks + 8 * -(-blocks // 256))
 
 
 def matrices(spec: ModelSpec) -> dict[str, tuple[int, int]]:
@@ -48,21 +50,27 @@ def matrices(spec: ModelSpec) -> dict[str, tuple[int, int]]:
 
 def weight_bytes(spec: ModelSpec, storage: Storage = _PLAIN) -> int:
     """The frozen base; norms and biases are too small to count."""
-    return sum(matrix_bytes(*shape, storage.kind_of(name)) for name, shape in matrices(spec).items())
+    return sum(_kept_bytes(name, shape, storage) for name, shape in matrices(spec).items())
 
 
 def loading_bytes(spec: ModelSpec, storage: Storage) -> int:
-    """The most that loading holds: matrices are read in fp32, one after the other, and stored.
-
-    NF4 that is rounded for its inputs takes a byte per weight meanwhile.
-    """
+    """The most that loading holds: what is stored by then, and what a matrix is read in."""
     held = most = 0
-    for name, (rows, columns) in matrices(spec).items():
-        kept = matrix_bytes(rows, columns, storage.kind_of(name))
-        rounding = rows * columns if storage.calibrated and storage.kind_of(name) == "nf4" else 0
-        most = max(most, held + 4 * rows * columns + kept + rounding)
-        held += kept
+    for name, shape in matrices(spec).items():
+        held += _kept_bytes(name, shape, storage)
+        most = max(most, held + reading_bytes(shape, whole=storage.calibrated and storage.kind_of(name) == "nf4"))
     return most
+
+
+def reading_bytes(shape: tuple[int, int], *, whole: bool) -> int:
+    """What is held beside a matrix that is being stored: some rows. NF4 that is rounded for its inputs is read whole in
+    fp32, and takes a byte per weight meanwhile."""
+    all_of_it = 5 * shape[0] * shape[1]
+    return all_of_it if whole else min(all_of_it, _READ_AT_ONCE)
+
+
+def _kept_bytes(name: str, shape: tuple[int, int], storage: Storage) -> int:
+    return matrix_bytes(*shape, storage.kind_of(name), name in storage.plain_scales)
 
 
 def adapter_bytes(spec: ModelSpec, rank: int) -> int:
@@ -117,5 +125,4 @@ def measuring_bytes(spec: ModelSpec, tokens: int) -> int:
     activations = 2 * (layer_activation_bytes(spec, 0) + layer_workspace_bytes(spec)) * tokens
     layer = _FLOAT * sum(layer_sizes) + 2 * max(layer_sizes) + activations
     head = _FLOAT * vocabulary * hidden + 2 * vocabulary * hidden + 5 * _FLOAT * HEAD_ROWS * vocabulary
-    head += 24 * 2**20  # a part of the quantized head at a time, as numbers, with its difference from the exact one
     return (layer_input_bytes(spec, Recompute(every=1)) + 3 * _FLOAT * hidden) * tokens + max(layer, head)

@@ -174,13 +174,24 @@ def _family(config: dict[str, Any], where: str) -> Family:
 
 def _refuse_what_we_cannot_compute(read: _Reader) -> None:
     where = read.where
-    if read.config.get("quantization_config") is not None:
+    quantization: Any = read.config.get("quantization_config")
+    if quantization is not None and (method := _quantization_method(quantization)) != "bitsandbytes":
         raise UserError(
-            f"{where}: this checkpoint is already quantized (quantization_config). groat starts from 16 or 32 bit "
-            f"weights: use the unquantized model."
+            f"{where}: this checkpoint is quantized by {method[:40]} (quantization_config). groat reads bitsandbytes' "
+            "nf4 and int8, and weights in 16 or 32 bits: use such a checkpoint of this model."
         )
     if (activation := read.config.get("hidden_act", "silu")) != "silu":
         raise UserError(f"{where}: hidden_act is {activation!r}; groat computes silu only. Choose another model.")
+
+
+def _quantization_method(quantization: Any) -> str:
+    """The method, in the words of transformers."""
+    if not isinstance(quantization, dict):
+        return str(quantization)
+    settings = cast(dict[str, Any], quantization)
+    if "quant_method" not in settings and (settings.get("load_in_4bit") or settings.get("load_in_8bit")):
+        return "bitsandbytes"  # as the first versions wrote it
+    return str(settings.get("quant_method"))
 
 
 def _rope_parameters(read: _Reader) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from typing import Any, cast
 
 from groat.types import UserError
 
+GGUF_LINK = "model.gguf"
+"""Where the folder made for a GGUF file has its weights: a link to that file."""
 MAX_JSON_BYTES = 256 * 2**20
 """The largest tokenizer.json in use is about 40 MB."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from groat.model.files import GGUF_LINK
 from groat.types import UserError
 
 _NUM_SAMPLES = 32
@@ -16,7 +17,7 @@ def fingerprint(folder: Path) -> str:
     digest = hashlib.sha256()
     try:
         digest.update((folder / "config.json").read_bytes())
-        for path in sorted(folder.glob("*.safetensors")):
+        for path in sorted([*folder.glob("*.safetensors"), *folder.glob(GGUF_LINK)]):
             size = path.stat().st_size
             digest.update(f"\0{path.name}\0{size}\0".encode())
             with path.open("rb") as file:

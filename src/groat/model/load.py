@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from groat.config.tree import ModelConfig
-from groat.kernels.matrix import stored
+from groat.kernels.matrix import stored_rows
 from groat.kernels.native import choose_kernels, has_int8_kernels, kernels_in_use
 from groat.model.checkpoint import Store, read_weights
-from groat.model.locate import model_folder, read_spec
+from groat.model.locate import model_folder, read_spec, storage_of_checkpoint
 from groat.model.spec import ModelSpec
 from groat.model.storage import Storage
 from groat.model.tokenizer import Tokenizer, read_tokenizer
@@ -34,7 +34,9 @@ def load_model(
     tokenizer: Tokenizer | None = None,
     store: Store | None = None,
 ) -> LoadedModel:
-    """Weights stored as `storage` says, in fp32 without it; each is read, stored and let go before the next.
+    """Weights stored as `storage` says, in fp32 without it, and quantized ones as the checkpoint has them.
+
+    They are read a few rows at a time: beside what is kept, about 20 MiB exist.
 
     `folder` is where `model_folder` has found the files, and `tokenizer` what was read there, if that was done already.
     `store` keeps each matrix where `storage` does not say enough for it.
@@ -50,16 +52,21 @@ def load_model(
             "The files do not belong together."
         )
     choose_kernels(config.kernels)
-    kinds = storage or Storage()
+    kinds = (storage or Storage()).keeping(storage_of_checkpoint(folder))
     compute: Compute = "int8" if config.compute == "int8" else "f32"
     if compute == "int8":
         _check_int8(kinds)
-    store = store or (lambda name, weight_NK: stored(weight_NK, kinds.kind_of(name)))
+    store = store or (lambda name, shape, ranges: stored_rows(shape, ranges, kinds.kind_of(name)))
     weights = read_weights(folder, spec, store)
     return LoadedModel(name=config.name, spec=spec, weights=weights.computed_in(compute), tokenizer=tokenizer)
 
 
 def _check_int8(storage: Storage) -> None:
+    if storage.given and storage.layers == "int8":
+        raise UserError(
+            "model.compute is int8, but the checkpoint is quantized by LLM.int8, whose weights are computed with in "
+            "f32: use the unquantized model with memory.storage int8, or leave model.compute out"
+        )
     if storage.layers in ("f32", "bf16"):
         raise UserError(
             f"model.compute is int8, but the weights are stored in {storage.layers}, whose products are computed in "

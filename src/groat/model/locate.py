@@ -1,4 +1,4 @@
-"""Where a model's files are, and what shape they say it has; reads no weights and needs no torch."""
+"""Where a model's files are, what shape they say it has, and how they hold it; reads no weights, needs no torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from pathlib import Path
 from groat.model.families import spec_from_hf_config
 from groat.model.files import read_json_object
 from groat.model.gguf_files import folder_from_gguf
+from groat.model.prequantized import split_quantized, storage_of
 from groat.model.spec import ModelSpec
+from groat.model.storage import Storage
+from groat.model.tensor_files import stored_tensors
 from groat.types import UserError
 
 DEMO_NAME = "smollm2-135m-instruct"
@@ -33,6 +36,14 @@ def read_spec(folder: Path) -> ModelSpec:
     """The shape alone, from config.json; reads no weights."""
     path = folder / "config.json"
     return spec_from_hf_config(read_json_object(path), str(path))
+
+
+def storage_of_checkpoint(folder: Path) -> Storage | None:
+    """The kinds of a checkpoint that holds weights quantized already, from its headers; None for any other."""
+    if not (folder / "model.safetensors").exists() and not (folder / "model.safetensors.index.json").exists():
+        return None
+    stored, quantized = split_quantized(stored_tensors(folder))
+    return storage_of(stored, quantized, read_spec(folder)) if quantized else None
 
 
 def model_folder(name: str) -> Path:

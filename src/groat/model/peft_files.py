@@ -12,11 +12,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from groat.config.tree import LoraConfig
-from groat.model.checkpoint import StoredTensor, check_number_type, read_tensor, stored_in
 from groat.model.files import read_json_object, replace_file, write_json
 from groat.model.lora import Adapter, LayerAdapter, LoraPair
 from groat.model.modules import Module, linear_modules, target_modules
+from groat.model.safetensors_weights import check_number_type, read_tensor
 from groat.model.spec import ModelSpec
+from groat.model.tensor_files import StoredTensor, stored_in
 from groat.types import UserError
 
 WEIGHTS_FILE, CONFIG_FILE = "adapter_model.safetensors", "adapter_config.json"
@@ -73,7 +74,7 @@ def load_peft(folder: Path, spec: ModelSpec) -> Adapter:
         raise UserError(f"{folder} has no {WEIGHTS_FILE} (pickled .bin files are never read). Is this an adapter?")
     stored = stored_in(path)
     _check_names_and_shapes(path, stored, spec, config.r)
-    layers = tuple(_layer_adapter(stored, spec, index, config.r) for index in range(spec.num_layers))
+    layers = tuple(_layer_adapter(stored, spec, index) for index in range(spec.num_layers))
     return Adapter(version=_version(path), config=config, layers=layers)
 
 
@@ -190,18 +191,15 @@ def _check_names_and_shapes(path: Path, stored: dict[str, StoredTensor], spec: M
         )
 
 
-def _layer_adapter(stored: dict[str, StoredTensor], spec: ModelSpec, index: int, rank: int) -> LayerAdapter:
+def _layer_adapter(stored: dict[str, StoredTensor], spec: ModelSpec, index: int) -> LayerAdapter:
     parts = linear_modules(spec)
-    return LayerAdapter(**{field: _pair(stored, index, modules, rank) for field, modules in parts.items()})
+    return LayerAdapter(**{field: _pair(stored, index, modules) for field, modules in parts.items()})
 
 
-def _pair(stored: dict[str, StoredTensor], index: int, modules: Sequence[Module], rank: int) -> LoraPair:
+def _pair(stored: dict[str, StoredTensor], index: int, modules: Sequence[Module]) -> LoraPair:
     names = [_names(index, module) for module in modules]
-    a_RK = torch.empty(len(modules) * rank, stored[names[0][0]].shape[1])
-    bs_NR = tuple(torch.empty(stored[name_b].shape) for _, name_b in names)
-    for (name_a, name_b), part_RK, b_NR in zip(names, a_RK.split(rank), bs_NR, strict=True):
-        read_tensor(name_a, stored[name_a], part_RK)
-        read_tensor(name_b, stored[name_b], b_NR)
+    a_RK = torch.cat([read_tensor(stored[name_a]) for name_a, _ in names])
+    bs_NR = tuple(read_tensor(stored[name_b]) for _, name_b in names)
     for tensor in (a_RK, *bs_NR):
         tensor.requires_grad_(True)
     return LoraPair(a_RK=a_RK, bs_NR=bs_NR)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from groat.types import StorageChoice, StorageKind
 
@@ -17,7 +17,10 @@ class Storage:
     """Embedding and head, tied or not."""
     exceptions: Mapping[str, StorageKind] = field(default_factory=dict[str, StorageKind])
     """Matrices stored otherwise, by names such as `layers.3.gate_up`."""
-
+    plain_scales: tuple[str, ...] = ()
+    """Matrices with fp32 scales: NF4 of a checkpoint without double quantization, int8 of LLM.int8."""
+    given: bool = False
+    """The layers are kept as the checkpoint holds them, quantized already."""
     calibrated: bool = False
     """NF4 matrices are rounded for the inputs that a calibration has seen: dynamic quantization."""
 
@@ -29,6 +32,10 @@ class Storage:
     def kind_of(self, name: str) -> StorageKind:
         usual = self.embedding if name in ("embedding", "head") else self.layers
         return self.exceptions.get(name, usual)
+
+    def keeping(self, found: Storage | None) -> Storage:
+        """The same with what a checkpoint holds quantized left as it is; `found` is `storage_of_checkpoint`'s."""
+        return self if found is None else replace(found, embedding=self.embedding)
 
     @classmethod
     def of(cls, kind: StorageKind) -> Storage:

@@ -42,7 +42,7 @@ def kl_to_unquantized(
         parts = WeightParts(folder, spec, store)
         normed_TH = _read_by_head(parts, spec, text, layer_done)
         head_VH = parts.embedding() if spec.tied_head else parts.head()
-        found[name] = _mean_kl(exact_TH, exact_head_VH, normed_TH, head_VH)
+        found[name] = mean_kl(exact_TH, exact_head_VH, normed_TH, head_VH)
     return found
 
 
@@ -53,12 +53,14 @@ def _read_by_head(
     return rms_norm(forward(parts, spec, text, layer_done), parts.final_norm(), spec.norm_epsilon)
 
 
-def _mean_kl(
+@torch.no_grad()
+def mean_kl(
     exact_TH: torch.Tensor, exact_head_VH: torch.Tensor, other_TH: torch.Tensor, other_head_VH: Matrix
 ) -> float:
+    """Between what two heads make of their final-normed hidden states, over tokens; in nats."""
     total = 0.0
     for rows in torch.arange(len(exact_TH)).split(HEAD_ROWS):
         exact_CV = product(exact_TH[rows], exact_head_VH).log_softmax(-1)
         other_CV = product(other_TH[rows], other_head_VH).log_softmax(-1)
         total += torch.linalg.vecdot(exact_CV.exp(), exact_CV - other_CV).sum().item()
-    return total / len(exact_TH)
+    return max(total, 0.0) / len(exact_TH)

@@ -9,14 +9,15 @@ from pathlib import Path
 import torch
 
 from groat.kernels.calibrated import to_calibrated_nf4
-from groat.kernels.matrix import Matrix, plain_parts, rows_of, stored
+from groat.kernels.matrix import Matrix, rows_of, stored
+from groat.kernels.ops import product
 from groat.memory.sensitivities import MEASURED, NUM_TOKENS, Sensitivities, Sensitivity, cached_path
-from groat.memory.sizes import HEAD_ROWS
 from groat.model.checkpoint import WeightParts
 from groat.model.files import read_text, replace_file
 from groat.model.fingerprint import fingerprint
 from groat.model.spec import ModelSpec
 from groat.model.tokenizer import Tokenizer
+from groat.quantization.compare import mean_kl
 from groat.quantization.moments import find_moments, pack_moments, unpack_moments
 from groat.quantization.observe import Observed, ObservedEmbedding, ObservedHead, ObservedLinear, observe
 from groat.types import StorageKind, UserError
@@ -42,7 +43,7 @@ def measure_and_keep(
     *,
     model: str,
     text: str | None = None,
-    layer_done: Callable[[], None] = lambda: None,
+    done: Callable[[], None] = lambda: None,
 ) -> Sensitivities:
     """Measure the model in a folder, on the text of the package if there is no other, and leave it in the cache."""
     sensitivities = measure(
@@ -52,7 +53,7 @@ def measure_and_keep(
         calibration_text(None) if text is None else text,
         model=model,
         model_fingerprint=fingerprint(folder),
-        layer_done=layer_done,
+        done=done,
     )
     keep(sensitivities, cached_path(sensitivities.fingerprint))
     return sensitivities
@@ -75,13 +76,13 @@ def measure(
     *,
     model: str,
     model_fingerprint: str,
-    layer_done: Callable[[], None] = lambda: None,
+    done: Callable[[], None] = lambda: None,
 ) -> Sensitivities:
-    """The damage of every kind to every matrix, one at a time; `layer_done` is called 2 * num_layers times."""
+    """The damage of every kind to every matrix, one at a time; `done` is called 5 * num_layers times."""
     generator = torch.Generator().manual_seed(0)
     sequences = _sequences(tokenizer.encode(text), spec)
     found: dict[str, Sensitivity] = {}
-    for observed in observe(parts, spec, sequences, generator, layer_done):
+    for observed in observe(parts, spec, sequences, generator, done):
         name, sensitivity = _sensitivity(observed, generator)
         found[name] = sensitivity
     if spec.tied_head:
@@ -120,12 +121,11 @@ def _linear(observed: ObservedLinear, generator: torch.Generator) -> Sensitivity
     weights_T = (weights_T / weights_T.mean().clamp(min=1e-30)).sqrt_()
     packed = pack_moments(find_moments(observed.input_TK * weights_T[:, None], generator))
 
+    exact_TN = product(observed.input_TK, observed.weight_NK)
+
     def damage(matrix: Matrix) -> float:
-        change_T = torch.zeros(len(observed.input_TK))
-        for rows, part_NK in plain_parts(matrix):
-            change_TN = observed.input_TK @ (part_NK - observed.weight_NK[rows]).T
-            change_T += torch.linalg.vecdot(change_TN, observed.grad_TN[:, rows])
-        return change_T.square_().mean().item() / 2
+        change_TN = product(observed.input_TK, matrix).sub_(exact_TN)
+        return torch.linalg.vecdot(change_TN, observed.grad_TN).square_().mean().item() / 2
 
     return _with_kinds(observed.weight_NK, packed, damage)
 
@@ -134,20 +134,7 @@ def _head(observed: ObservedHead, generator: torch.Generator) -> Sensitivity:
     packed = pack_moments(find_moments(observed.input_TH, generator))
 
     def damage(matrix: Matrix) -> float:
-        total = 0.0
-        for rows in torch.arange(len(observed.input_TH)).split(HEAD_ROWS):
-            exact_CV = (observed.input_TH[rows] @ observed.weight_VH.T).log_softmax(-1)
-            change_CV = torch.cat(
-                [
-                    observed.input_TH[rows] @ (part_NH - observed.weight_VH[outputs]).T
-                    for outputs, part_NH in plain_parts(matrix)
-                ],
-                dim=1,
-            )
-            # The KL itself: log of the mean of e^change under the exact distribution, less the mean change.
-            mean_C = torch.linalg.vecdot(exact_CV.exp(), change_CV)
-            total += ((exact_CV + change_CV).logsumexp(-1) - mean_C).sum().item()
-        return max(total, 0.0) / len(observed.input_TH)
+        return mean_kl(observed.input_TH, observed.weight_VH, observed.input_TH, matrix)
 
     return _with_kinds(observed.weight_VH, packed, damage)
 

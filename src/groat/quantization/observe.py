@@ -63,15 +63,16 @@ def observe(
     spec: ModelSpec,
     sequences: Sequence[Sequence[int]],
     generator: torch.Generator,
-    layer_done: Callable[[], None] = lambda: None,
+    done: Callable[[], None] = lambda: None,
 ) -> Iterator[Observed]:
     """The head, the layers' matrices from the last layer to the first, the embedding.
 
-    `layer_done` is called 2 * num_layers times. An observation's tensors are let go when the next is asked for.
+    `done` is called 5 * num_layers times: for a layer forwards, for each of its matrices backwards. An observation's
+    tensors are let go when the next is asked for.
     """
     text = PackedText.of(sequences, spec)
     inputs: list[torch.Tensor] = []
-    hidden_TH = forward(parts, spec, text, layer_done, inputs.append)
+    hidden_TH = forward(parts, spec, text, done, inputs.append)
     head_VH = dense_of(parts.head())
     grad_TH, normed_TH = _head_gradient(hidden_TH, parts.final_norm(), head_VH, spec.norm_epsilon, generator)
     yield ObservedHead(weight_VH=head_VH, input_TH=normed_TH)
@@ -80,7 +81,7 @@ def observe(
         grad_TH, seen = _backward(parts.layer(index), spec, index, inputs.pop(), grad_TH, text)
         while seen:
             yield seen.pop(0)
-        layer_done()
+            done()
     yield ObservedEmbedding(weight_VH=dense_of(parts.embedding()), token_ids_T=text.token_ids_T, grad_TH=grad_TH)
 
 
@@ -115,7 +116,7 @@ def forward(
     parts: WeightParts,
     spec: ModelSpec,
     text: PackedText,
-    layer_done: Callable[[], None],
+    done: Callable[[], None],
     keep_input: Callable[[torch.Tensor], None] = lambda _: None,
 ) -> torch.Tensor:
     """The last layer's output; each layer is read when it is needed, and let go."""
@@ -124,7 +125,7 @@ def forward(
         keep_input(hidden_TH)
         layer = parts.layer(index)
         hidden_TH = decoder_layer(spec, hidden_TH, index, layer, None, 0.0, text.turns, text.attend)
-        layer_done()
+        done()
     return hidden_TH
 
 

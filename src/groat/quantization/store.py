@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from groat.kernels.calibrated import to_calibrated_nf4
-from groat.kernels.matrix import Matrix, stored
+from groat.kernels.matrix import Matrix, plain_rows, stored_rows
+from groat.kernels.quantized import Rows
 from groat.memory.sensitivities import Sensitivities
 from groat.model.checkpoint import Store
 from groat.model.storage import Storage
@@ -15,11 +16,11 @@ from groat.quantization.moments import unpack_moments
 def dynamic_store(storage: Storage, sensitivities: Sensitivities) -> Store:
     """Each matrix in its kind, NF4 rounded for its inputs. The same weights always become the same bytes."""
 
-    def store(name: str, weight_NK: torch.Tensor) -> Matrix:
+    def store(name: str, shape: tuple[int, int], ranges: Rows) -> Matrix:
         kind = storage.kind_of(name)
         if kind != "nf4":
-            return stored(weight_NK, kind)
-        moments = unpack_moments(sensitivities.matrices[name].inputs, weight_NK.shape[1])
-        return to_calibrated_nf4(weight_NK, moments)
+            return stored_rows(shape, ranges, kind)
+        moments = unpack_moments(sensitivities.matrices[name].inputs, shape[1])
+        return to_calibrated_nf4(plain_rows(shape, ranges, torch.float32), moments)
 
     return store

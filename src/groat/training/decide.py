@@ -15,7 +15,7 @@ from groat.memory.plan import MemoryPlan, plan_for_machine
 from groat.memory.sensitivities import Sensitivities, known_sensitivities, read_sensitivities
 from groat.memory.workload import Workload
 from groat.model.fingerprint import fingerprint
-from groat.model.locate import model_folder, read_spec
+from groat.model.locate import model_folder, read_spec, storage_of_checkpoint
 from groat.model.spec import ModelSpec
 from groat.model.tokenizer import Tokenizer, read_tokenizer
 from groat.quantization.measure import measure_and_keep
@@ -59,7 +59,8 @@ def decide(
         sensitivities = None
     tokenizer = read_tokenizer(config.model, folder)
     work = workload(config, task, tokenizer)
-    plan = plan_for_machine(config, spec, work, Known(sensitivities=sensitivities, kept=kept))
+    found = storage_of_checkpoint(folder)
+    plan = plan_for_machine(config, spec, work, Known(sensitivities=sensitivities, kept=kept, found=found))
     if plan.measures_for is not None:
         sensitivities = _measured(config, spec, folder, plan, phases, note)
         # What was held while measuring stays part of what is predicted for this process.
@@ -90,8 +91,8 @@ def _measured(
     )
     choose_kernels(config.model.kernels)
     try:
-        with phases.phase("measure", 2 * spec.num_layers, "layers", interruptible=True) as done:
-            return measure_and_keep(folder, spec, model=config.model.name, layer_done=lambda: done(1))
+        with phases.phase("measure", 5 * spec.num_layers, "pieces", interruptible=True) as done:
+            return measure_and_keep(folder, spec, model=config.model.name, done=lambda: done(1))
     except Stopped:
         # Nothing is trained yet that could be saved.
         raise KeyboardInterrupt from None

@@ -12,7 +12,7 @@ from groat.config.sizes import parse_size
 from groat.config.tree import LoraConfig, MemoryConfig, RunConfig
 from groat.memory import plan as planning
 from groat.memory.plan import MemoryPlan, plan_memory
-from groat.memory.sizes import loading_bytes, weight_bytes
+from groat.memory.sizes import loading_bytes, matrix_bytes, weight_bytes
 from groat.memory.workload import Workload
 from groat.model.recompute import Recompute
 from groat.model.spec import ModelSpec
@@ -109,10 +109,21 @@ def test_without_a_budget_weights_stay_exact_however_much_is_asked_for() -> None
     assert plan_for(None, microbatch_tokens=10**7).storage.layers == "f32"
 
 
-def test_loading_counts_the_largest_matrix_in_fp32_beside_what_is_stored() -> None:
-    """The embedding comes first: 108 MiB in fp32 and 27 in int8 beside nothing; then all of int8 plus little."""
-    spec = replace(SPEC, num_layers=1)
-    assert loading_bytes(spec, Storage.of("int8")) == 5 * 49152 * 576 + 2 * 49152 * 9
+@pytest.mark.parametrize("kind", ["f32", "nf4"])
+def test_loading_holds_what_is_stored_and_at_most_32_mebibytes_of_rows(kind: StorageKind) -> None:
+    storage = Storage.of(kind)
+    wide = replace(SPEC, intermediate_size=100 * SPEC.intermediate_size)
+    assert loading_bytes(wide, storage) == weight_bytes(wide, storage) + 32 * 2**20
+    # The last gate_up is smaller than that, and down, behind it, smaller still.
+    stored = weight_bytes(SPEC, storage) - matrix_bytes(576, 1536, kind)
+    assert loading_bytes(SPEC, storage) == stored + 5 * 3072 * 576
+
+
+def test_nf4_rounded_for_its_inputs_is_read_whole() -> None:
+    """The embedding comes first: 27 MiB of weights at 4 bytes and 1, beside what it becomes; the rest is smaller."""
+    storage = replace(Storage.of("nf4"), embedding="nf4", calibrated=True)
+    kept = matrix_bytes(49152, 576, "nf4")
+    assert loading_bytes(replace(SPEC, num_layers=1), storage) == kept + 5 * 49152 * 576
 
 
 def test_what_the_user_fixes_is_not_decided_again() -> None:

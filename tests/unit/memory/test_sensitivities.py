@@ -212,7 +212,7 @@ def test_what_a_budget_leaves_is_spent_on_the_weights() -> None:
     for mebibytes in (600, 700, 800, 950):
         plan = plan_for(f"{mebibytes}MiB", known, storage="dynamic")
         left = mebibytes * 2**20 - plan.needed_bytes
-        assert 0 <= left < 2**20, "no matrix could have more"
+        assert 0 <= left < 26 * 2**20, "a second margin, and less than any matrix could have more"
         assert plan.phases["LEARN"]["weights"] == weight_bytes(SPEC, plan.storage)
 
 

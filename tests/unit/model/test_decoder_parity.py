@@ -140,7 +140,8 @@ def test_llama3_frequencies_are_those_of_transformers(tmp_path: Path):
 def smollm2() -> tuple[LoadedModel, PreTrainedModel]:
     pytest.importorskip("gguf")
     name = "smollm2-135m-instruct"
-    theirs = LlamaForCausalLM.from_pretrained(model_folder(name), dtype=torch.float32).eval()
+    folder = model_folder(name)
+    theirs = LlamaForCausalLM.from_pretrained(folder, gguf_file="model.gguf", dtype=torch.float32).eval()
     return load_model(ModelConfig(name=name)), theirs
 
 

@@ -5,16 +5,19 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from tiny_decoders import tiny_spec
 from tiny_models import CHATML, MERGES, SIZES, SPECIAL_TOKENS, byte_tokenizer, tiny_transformers_model
 from transformers import AutoModelForCausalLM
 
 from groat.config.tree import ModelConfig
+from groat.model.checkpoint import weight_files
+from groat.model.fingerprint import fingerprint
 from groat.model.gguf_config import llama3_rope_factors
 from groat.model.gguf_files import folder_from_gguf
 from groat.model.gguf_reader import open_gguf
+from groat.model.gguf_weights import GgufWeights
 from groat.model.load import load_model
-from groat.model.locate import DEMO_NAME, _demo_gguf
+from groat.model.locate import _demo_gguf, read_spec
 from groat.types import UserError
 
 GGUF_NAMES = {
@@ -101,27 +104,51 @@ def refusal(path) -> str:
         folder_from_gguf(path)
     message = str(refused.value)
     assert "\n" not in message
-    assert not list((path.parent / "cache").rglob("model.safetensors"))
+    assert not list((path.parent / "cache").rglob("model.gguf"))
     return message
 
 
 @pytest.mark.parametrize("kind", ["qwen2", "qwen3", "llama", "llama with biases"])
-def test_a_converted_gguf_holds_the_weights_it_was_written_from(kind, tmp_path):
+def test_a_gguf_gives_the_weights_it_was_written_from_whole_and_a_few_rows_at_a_time(kind, tmp_path):
+    """Rows 5 to 13 begin and end inside heads of 8, whose rows llama.cpp mixes."""
     state = write_gguf(tmp_path / "tiny.gguf", kind)
     folder = folder_from_gguf(tmp_path / "tiny.gguf")
-    converted = load_file(folder / "model.safetensors")
-    assert converted.keys() == state.keys()
+    files = weight_files(folder, read_spec(folder))
+    assert files.stored.keys() == state.keys()
     for name, tensor in state.items():
-        assert torch.equal(converted[name], torch.from_numpy(tensor)), name
+        assert torch.equal(files.rows(name, slice(0, len(tensor))), torch.from_numpy(tensor)), name
+        stop = min(13, len(tensor))
+        assert torch.equal(files.rows(name, slice(5, stop)), torch.from_numpy(tensor)[5:stop]), name
 
 
-@pytest.mark.parametrize("kind", ["qwen2", "qwen3", "llama"])
-def test_transformers_computes_the_same_from_the_converted_folder(kind, tmp_path):
-    write_gguf(tmp_path / "tiny.gguf", kind)
-    theirs = AutoModelForCausalLM.from_pretrained(folder_from_gguf(tmp_path / "tiny.gguf"))
-    ids = torch.arange(40).unsqueeze(0)
-    with torch.no_grad():
-        assert torch.allclose(theirs(ids).logits, tiny_transformers_model(kind)(ids).logits, atol=1e-5)
+@pytest.mark.parametrize("number_type", ["F16", "BF16", "Q8_0", "Q4_0"])
+def test_rows_of_every_number_type_are_what_the_gguf_package_reads(number_type, tmp_path):
+    path, kind = tmp_path / "tiny.gguf", gguf.GGMLQuantizationType[number_type]
+    weight = np.random.default_rng(0).standard_normal((32, 64)).astype(np.float32)
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_tensor("blk.0.attn_q.weight", gguf.quants.quantize(weight, kind), raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    expected = gguf.quants.dequantize(gguf.quants.quantize(weight, kind), kind)
+    halves = expected.reshape(4, 4, 2, 64).swapaxes(1, 2).reshape(32, 64)  # heads of 8, llama.cpp's pairs undone
+    files = GgufWeights(path, tiny_spec(head_dim=8))
+    name = "model.layers.0.self_attn.q_proj.weight"
+    assert torch.equal(files.rows(name, slice(3, 29)).float(), torch.from_numpy(halves[3:29]))
+
+
+def test_only_config_and_tokenizer_of_a_gguf_are_kept_in_the_cache(tmp_path):
+    write_gguf(tmp_path / "tiny.gguf")
+    folder = folder_from_gguf(tmp_path / "tiny.gguf")
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "config.json",
+        "generation_config.json",
+        "model.gguf",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ]
+    assert (folder / "model.gguf").readlink() == tmp_path / "tiny.gguf"
 
 
 def test_a_gguf_loads_as_a_model_with_its_tokenizer(tmp_path):
@@ -146,13 +173,25 @@ def test_our_reader_finds_what_the_gguf_packages_reader_finds(tmp_path):
             assert ours.rows(tensor.name).tobytes() == tensor.data.tobytes()
 
 
+def test_files_of_one_config_with_other_weights_have_another_fingerprint(tmp_path):
+    """What was measured on one of them must not be used for the other."""
+    first, second = tmp_path / "a.gguf", tmp_path / "b.gguf"
+    write_gguf(first)
+    whole = bytearray(first.read_bytes())
+    whole[-1] ^= 1
+    second.write_bytes(whole)
+    folders = [folder_from_gguf(first), folder_from_gguf(second)]
+    assert len({(folder / "config.json").read_bytes() for folder in folders}) == 1
+    assert len({fingerprint(folder) for folder in folders}) == 2
+
+
 def test_the_cache_is_used_again_and_a_changed_file_is_not_mistaken_for_the_old_one(tmp_path):
     path = tmp_path / "tiny.gguf"
     write_gguf(path)
     folder = folder_from_gguf(path)
-    first = (folder / "model.safetensors").stat().st_mtime_ns
+    first = (folder / "config.json").stat().st_mtime_ns
     assert folder_from_gguf(path) == folder
-    assert (folder / "model.safetensors").stat().st_mtime_ns == first
+    assert (folder / "config.json").stat().st_mtime_ns == first
     write_gguf(path, "qwen3")
     assert folder_from_gguf(path) != folder
 
@@ -174,7 +213,7 @@ def test_a_conversion_that_fails_leaves_no_cache(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("groat.model.gguf_files._write_tensor", full)
+    monkeypatch.setattr("groat.model.gguf_files.write_json", full)
     assert "No space left" in refusal(path)
     assert not list((tmp_path / "cache/groat/gguf").iterdir())
 
@@ -293,11 +332,12 @@ def test_text_is_cut_as_transformers_cuts_it_for_the_same_names():
 def test_smollm2s_weights_equal_transformers_reading_of_the_same_gguf():
     path = _demo_gguf()
     theirs = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32).state_dict()
-    ours = load_file(folder_from_gguf(path) / "model.safetensors")
-    assert set(theirs) - set(ours) == {"lm_head.weight"}
-    for name, tensor in ours.items():
-        assert torch.equal(tensor, theirs[name]), name
-    spec = load_model(ModelConfig(name=DEMO_NAME)).spec
+    folder = folder_from_gguf(path)
+    spec = read_spec(folder)
+    files = weight_files(folder, spec)
+    assert set(theirs) - set(files.stored) == {"lm_head.weight"}
+    for name in files.stored:
+        assert torch.equal(files.rows(name, slice(0, len(theirs[name]))), theirs[name]), name
     assert (spec.num_layers, spec.norm_epsilon, spec.rope_theta, spec.max_context) == (30, 1e-5, 100000.0, 8192)
 
 

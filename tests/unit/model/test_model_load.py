@@ -1,5 +1,8 @@
 import json
 import resource
+import subprocess
+import sys
+from typing import get_args
 
 import pytest
 import torch
@@ -9,7 +12,17 @@ from tiny_models import CLASSES, edit_json, write_model, write_tokenizer
 from groat.config.tree import ModelConfig
 from groat.kernels.matrix import Matrix, dense_of
 from groat.model.load import LoadedModel, load_model
-from groat.types import UserError
+from groat.model.random_checkpoint import write_random_checkpoint
+from groat.model.storage import Storage
+from groat.types import StorageKind, UserError
+
+LLAMA = {
+    "architectures": ["LlamaForCausalLM"],
+    "vocab_size": 512,
+    "rms_norm_eps": 1e-6,
+    "max_position_embeddings": 512,
+    "tie_word_embeddings": True,
+}
 
 
 def load(folder) -> LoadedModel:
@@ -241,3 +254,39 @@ def test_a_model_without_a_template_warns_once_and_names_the_template(tmp_path, 
     assert [record.message for record in caplog.records if record.name == "groat"] == [
         f"model {tmp_path} has no chat template; using groat's ChatML template for chat turns"
     ]
+
+
+@pytest.mark.parametrize("kind", ["int8", "nf4"])
+def test_infinities_that_have_no_scale_are_refused_with_their_tensor(kind, tmp_path):
+    write_model(tmp_path)
+    change_tensors(tmp_path, lambda tensors: tensors["model.layers.1.mlp.up_proj.weight"].fill_(torch.inf))
+    with pytest.raises(UserError, match=r"model\.layers\.1\.mlp\.gate_proj.*layers\.1\.gate_up.*infinities"):
+        load_model(ModelConfig(name=str(tmp_path)), Storage.of(kind))
+
+
+MEASURED = """
+import sys
+import torch
+from groat.config.tree import ModelConfig
+from groat.kernels.native import native_for
+from groat.memory.allocator import return_freed_memory
+from groat.memory.measure import peak_bytes, resident_bytes
+from groat.memory.sizes import loading_bytes
+from groat.model.load import load_model
+from groat.model.storage import Storage
+return_freed_memory(sparing=True), native_for(), torch.ones(64, 64) @ torch.ones(64, 64)
+before = resident_bytes()
+model = load_model(ModelConfig(name=sys.argv[1]), Storage.of(sys.argv[2]))
+print(peak_bytes() - before - loading_bytes(model.spec, Storage.of(sys.argv[2])))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", get_args(StorageKind))
+def test_loading_peaks_at_what_the_plan_says(kind, tmp_path):
+    """gate_up has 64 million weights, 256 MB in fp32: neither that nor a page of the file is ever held whole."""
+    config = LLAMA | {"hidden_size": 1024, "intermediate_size": 32768, "num_hidden_layers": 2, "head_dim": 64}
+    write_random_checkpoint(tmp_path, config | {"num_attention_heads": 16, "num_key_value_heads": 4})
+    command = [sys.executable, "-c", MEASURED, str(tmp_path), kind]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 16 * 2**20

@@ -7,13 +7,13 @@ import torch
 from dynamic_models import measured, sharp_tiny_model
 
 from groat.config.tree import ModelConfig
-from groat.kernels.matrix import stored
+from groat.kernels.matrix import stored_rows
 from groat.kernels.ops import product
 from groat.memory.dynamic import DynamicKinds, dynamic_storage
 from groat.memory.sensitivities import Sensitivities, read_sensitivities
 from groat.memory.sizes import matrices, weight_bytes
 from groat.model.attention import tree_attention
-from groat.model.checkpoint import Store
+from groat.model.checkpoint import Store, in_fp32
 from groat.model.decoder import Decoder
 from groat.model.load import load_model
 from groat.model.spec import ModelSpec
@@ -23,7 +23,7 @@ from groat.quantization.compare import held_out_text, kl_to_unquantized
 from groat.quantization.measure import calibration_text, keep
 from groat.quantization.store import dynamic_store
 from groat.trees import Node
-from groat.types import UserError
+from groat.types import StorageKind, UserError
 
 Measured = tuple[Path, ModelSpec, Sensitivities]
 
@@ -39,18 +39,24 @@ def sequences(folder: Path, text: str) -> list[list[int]]:
     return [ids[start : start + 256] for start in range(0, 2048, 256)]
 
 
-def only(name: str, kind: str) -> Store:
-    return lambda found, weight_NK: stored(weight_NK, kind) if found == name else weight_NK  # type: ignore[arg-type]
+def only(name: str, kind: StorageKind) -> Store:
+    return lambda found, shape, ranges: (
+        stored_rows(shape, ranges, kind) if found == name else in_fp32(found, shape, ranges)
+    )
 
 
-def test_predicted_damages_are_those_that_happen(model: Measured) -> None:
-    """int8, one matrix at a time. What errors of keys and values add up to over tokens is left out: qkv is
-    underestimated, by 2 to 3.2 times in this model of bytes, where tokens repeat a lot."""
+def test_predicted_damages_are_those_that_happen_but_for_what_attention_adds_up(model: Measured) -> None:
+    """int8, one matrix at a time. Behind the last attention tokens do not mix, and the prediction is exact but for the
+    noise of one draw per token. Before it, errors of many tokens add up in one place, which is left out."""
     folder, spec, sensitivities = model
     stores = {name: only(name, "int8") for name in matrices(spec)}
     happened = kl_to_unquantized(folder, spec, sequences(folder, calibration_text(None)), stores)
-    for name, damage in happened.items():
-        assert 1 / 2 < damage / sensitivities.matrices[name].damages["int8"] < (3.5 if "qkv" in name else 2), name
+    predicted = {name: matrix.damages["int8"] for name, matrix in sensitivities.matrices.items()}
+    for name in ("layers.1.output", "layers.1.gate_up", "layers.1.down", "head"):
+        if name in predicted:
+            assert predicted[name] == pytest.approx(happened[name], rel=0.25), name
+    assert all(predicted[name] < 1.25 * happened[name] for name in predicted)
+    assert 0.5 * sum(happened.values()) < sum(predicted.values()) < sum(happened.values())
 
 
 def test_nf4_damages_more_than_int8_and_every_matrix_is_measured(model: Measured) -> None:
@@ -72,7 +78,7 @@ def test_dynamic_storage_is_closer_to_the_model_than_nf4_of_the_same_size(model:
         sequences(folder, held_out_text()),
         {
             "dynamic": dynamic_store(dynamic, sensitivities),
-            "plain": lambda name, weight_NK: stored(weight_NK, plain.kind_of(name)),
+            "plain": lambda name, shape, ranges: stored_rows(shape, ranges, plain.kind_of(name)),
         },
     )
     assert kls["dynamic"] < 0.8 * kls["plain"]
@@ -83,7 +89,7 @@ def test_streamed_and_loaded_models_have_the_same_kl(model: Measured) -> None:
     text = sequences(folder, held_out_text())[:2]
     plain = Storage.of("nf4")
     streamed = kl_to_unquantized(
-        folder, spec, text, {"nf4": lambda name, weight_NK: stored(weight_NK, plain.kind_of(name))}
+        folder, spec, text, {"nf4": lambda name, shape, ranges: stored_rows(shape, ranges, plain.kind_of(name))}
     )
     total = 0.0
     for sequence in text:
@@ -106,9 +112,7 @@ def _logprobs(folder: Path, storage: Storage, sequence: list[int]) -> torch.Tens
 def test_the_unquantized_model_is_at_no_distance_from_itself(model: Measured) -> None:
     folder, spec, _ = model
     text = sequences(folder, held_out_text())[:1]
-    assert kl_to_unquantized(folder, spec, text, {"f32": lambda _, weight_NK: weight_NK})["f32"] == pytest.approx(
-        0, abs=1e-9
-    )
+    assert kl_to_unquantized(folder, spec, text, {"f32": in_fp32})["f32"] == pytest.approx(0, abs=1e-9)
 
 
 def test_a_kept_file_makes_the_same_bytes_again(model: Measured, tmp_path: Path) -> None:

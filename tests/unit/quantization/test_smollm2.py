@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from dynamic_models import measured
 
-from groat.kernels.matrix import stored
+from groat.kernels.matrix import stored_rows
 from groat.memory.dynamic import DynamicKinds
 from groat.memory.sizes import weight_bytes
 from groat.model.locate import DEMO_NAME, model_folder, read_spec
@@ -30,7 +30,7 @@ def test_dynamic_at_110_percent_of_nf4_has_at_least_60_percent_less_kl_on_two_te
     assert weight_bytes(spec, dynamic) <= 1.1 * weight_bytes(spec, plain)
     stores = {
         "dynamic": dynamic_store(dynamic, sensitivities),
-        "nf4": lambda name, weight_NK: stored(weight_NK, plain.kind_of(name)),
+        "nf4": lambda name, shape, ranges: stored_rows(shape, ranges, plain.kind_of(name)),
     }
     for text in (held_out_text(), README.read_text(encoding="utf-8")):
         ids = Tokenizer.from_folder(folder).encode(text)[:1024]
