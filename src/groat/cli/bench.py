@@ -78,9 +78,12 @@ def _options(args: list[str]) -> argparse.Namespace:
 
 
 def _numbers(options: argparse.Namespace) -> tuple[StorageKind, Compute]:
-    """Storage and compute as asked for, else f32: in int8, sampler and learner do not agree yet."""
+    """Storage and compute as asked for, else the fastest faithful ones on this machine."""
+    from groat.kernels.native import has_int8_kernels
 
-    compute: Compute = options.compute or "f32"
+    in_int8 = has_int8_kernels() and options.storage in (None, "int8") and options.compute in (None, "int8")
+
+    compute: Compute = options.compute or ("int8" if in_int8 else "f32")
     storage: StorageKind = options.storage or ("int8" if compute == "int8" else "f32")
     return storage, compute
 
