@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 folder, work = sys.argv[1], json.loads(Path(sys.argv[2]).read_text())
 tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
 tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-model = AutoModelForCausalLM.from_pretrained(folder, gguf_file="model.gguf", dtype=torch.float32)
+model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
 chats = [[{"role": "user", "content": question}] for question in work["questions"] for _ in range(work["group_size"])]
 inputs = tokenizer.apply_chat_template(
     chats, add_generation_prompt=True, padding=True, return_tensors="pt", return_dict=True

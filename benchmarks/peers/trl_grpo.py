@@ -33,7 +33,7 @@ def varied_reward(completions, **_):
 tokenizer = AutoTokenizer.from_pretrained(folder)
 tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
 trainer = GRPOTrainer(
-    model=AutoModelForCausalLM.from_pretrained(folder, gguf_file="model.gguf", dtype=torch.float32),
+    model=AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32),
     reward_funcs=[varied_reward],
     args=GRPOConfig(
         output_dir=tempfile.mkdtemp(),

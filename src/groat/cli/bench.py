@@ -152,16 +152,22 @@ def _run_peer(python: str, script: str) -> dict[str, Any]:
 
     print(f"peer: {script} ...", flush=True)
     work = {"questions": QUESTIONS, "group_size": GROUP_SIZE, "new_tokens": NEW_TOKENS}
-    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
-        json.dump(work, file)
-        file.flush()
-        command = [python, str(PEER_SCRIPTS / script), str(model_folder(DEMO_NAME)), file.name]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise UserError(f"{' '.join(command)} failed: {done.stderr.strip().splitlines()[-1:]}")
-    figures = json.loads(done.stdout.strip().splitlines()[-1])
+    with tempfile.TemporaryDirectory() as folder:
+        model, asked = Path(folder) / "model", Path(folder) / "work.json"
+        asked.write_text(json.dumps(work))
+        _run([python, str(PEER_SCRIPTS / "hf_folder.py"), str(model_folder(DEMO_NAME)), str(model)])
+        printed = _run([python, str(PEER_SCRIPTS / script), str(model), str(asked)])
+    figures = json.loads(printed.strip().splitlines()[-1])
     print(f"peer: {figures}", flush=True)
     return figures
+
+
+def _run(command: list[str]) -> str:
+    """What the command prints; UserError with its last words if it fails."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise UserError(f"{' '.join(command)} failed: {done.stderr.strip().splitlines()[-1:]}")
+    return done.stdout
 
 
 def _medians(steps: list[dict[str, float]], peak_gib: float) -> dict[str, Any]:
