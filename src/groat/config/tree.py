@@ -58,9 +58,9 @@ class ModelConfig(Strict):
     """On a CPU: auto compiles groat's own kernels at first use (a few seconds) where there is a C++ compiler; torch
     does without."""
     compute: Literal["auto", "f32", "int8"] = "auto"
-    """What products with weights stored in int8 are computed in. int8 rounds activations too, to 8 bits with a scale
-    for each row and 64 inputs: three to four times as fast on x86 CPUs with AVX512-VNNI, an error there otherwise.
-    auto: f32."""
+    """What products with weights stored in int8, nf4 or both are computed in. int8 rounds activations too, to 8 bits
+    with a scale for each row and 64 inputs: a few times as fast, and needs an x86 CPU with AVX512-VNNI. auto: int8 where
+    it can be, f32 elsewhere. Other weights are always computed with in f32."""
 
 
 @dataclass(frozen=True, kw_only=True)

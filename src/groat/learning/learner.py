@@ -13,7 +13,7 @@ from groat.algorithms.base import Algorithm, Credit, Forward, Loss, Needs, join_
 from groat.batching import MicroBatch, pack
 from groat.config.tree import TrainingConfig
 from groat.learning.logprobs import chunked_logprobs
-from groat.learning.optimizer import build_optimizer, learning_rate
+from groat.learning.optimizer import AdamW, learning_rate
 from groat.memory.guard import Guard
 from groat.memory.phases import LearnCost
 from groat.model.attention import tree_attention
@@ -74,7 +74,7 @@ class Learner:
         self._temperature = temperature
         self._num_updates = num_updates
         self._parameters = list(adapter.named_tensors().values())
-        self._optimizer = build_optimizer(self._parameters, config)
+        self._optimizer = AdamW(self._parameters, config)
 
     @property
     def adapter(self) -> Adapter:
@@ -140,7 +140,7 @@ class Learner:
         )
         microbatch = next(self._fitting(samples))
         torch.autograd.backward(self._forward(microbatch, self._adapter).logprobs_N.sum())
-        self._optimizer.zero_grad(set_to_none=True)
+        self._optimizer.forget_gradients()
 
     def _fitting(self, samples: Sequence[Sample]) -> Iterator[MicroBatch]:
         """Micro-batches, the largest first; cut smaller on the way if memory runs short."""
@@ -169,7 +169,7 @@ class Learner:
 
     def _step(self, credit: Credit, algorithm: Algorithm, progress: Progress) -> Update:
         rate = learning_rate(self._config, self._adapter.version, self._num_updates)
-        self._optimizer.zero_grad(set_to_none=True)
+        self._optimizer.forget_gradients()
         losses: list[Loss] = []
         differences: list[torch.Tensor] = []
         num_tokens = 0
@@ -185,9 +185,8 @@ class Learner:
         metrics |= join_metrics(losses) | {"grad_norm": self._clipped_gradient_norm()}
         skipped = next((name for name in ("loss", "grad_norm") if not math.isfinite(metrics[name])), None)
         if losses and not skipped:
-            self._optimizer.param_groups[0]["lr"] = rate
-            self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
+            self._optimizer.step(rate)
+        self._optimizer.forget_gradients()
         self._adapter = replace(self._adapter, version=self._adapter.version + 1)
         return Update(
             adapter=self._adapter,

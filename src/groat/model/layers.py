@@ -11,6 +11,7 @@ import torch
 from groat.kernels import ops
 from groat.kernels.matrix import Matrix
 from groat.kernels.ops import adapted_product, product, straight_product
+from groat.model.backward import with_gradient
 from groat.model.lora import LoraPair
 from groat.model.spec import LongRopeScaling, ModelSpec
 from groat.model.weights import Linear
@@ -55,7 +56,7 @@ class _AdaptedLinear(torch.autograd.Function):
             grad_prepared_TK.addmm_(grad_down_TR, pair[0])
         if ctx.prepare is None:
             return grad_prepared_TK, None, None, None, None, *grad_pair
-        (grad_input_TI,) = torch.autograd.grad(prepared_TK, input_TI, grad_prepared_TK)
+        (grad_input_TI,) = torch.autograd.grad(with_gradient(prepared_TK, grad_prepared_TK), input_TI)
         return grad_input_TI, None, None, None, None, *grad_pair
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from groat.config.tree import ModelConfig
 from groat.kernels.matrix import stored_rows
@@ -25,6 +26,8 @@ class LoadedModel:
     spec: ModelSpec
     weights: Weights
     tokenizer: Tokenizer
+    compute: Compute = "f32"
+    """Of products with quantized weights."""
 
 
 def load_model(
@@ -53,12 +56,21 @@ def load_model(
         )
     choose_kernels(config.kernels)
     kinds = (storage or Storage()).keeping(storage_of_checkpoint(folder))
-    compute: Compute = "int8" if config.compute == "int8" else "f32"
-    if compute == "int8":
-        _check_int8(kinds)
+    compute = _compute(config.compute, kinds)
     store = store or (lambda name, shape, ranges: stored_rows(shape, ranges, kinds.kind_of(name)))
     weights = read_weights(folder, spec, store)
-    return LoadedModel(name=config.name, spec=spec, weights=weights.computed_in(compute), tokenizer=tokenizer)
+    return LoadedModel(
+        name=config.name, spec=spec, weights=weights.computed_in(compute), tokenizer=tokenizer, compute=compute
+    )
+
+
+def _compute(asked: Literal["auto", "f32", "int8"], storage: Storage) -> Compute:
+    if asked == "int8":
+        _check_int8(storage)
+        return "int8"
+    by_rows = storage.given and storage.layers == "int8"
+    can_be = storage.layers in ("int8", "nf4") and not by_rows and has_int8_kernels()
+    return "int8" if asked == "auto" and can_be else "f32"
 
 
 def _check_int8(storage: Storage) -> None:

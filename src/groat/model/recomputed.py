@@ -8,6 +8,7 @@ from typing import Any, cast
 import torch
 
 from groat.config.tree import SavedInputs
+from groat.model.backward import with_gradient
 
 
 class _Recomputed(torch.autograd.Function):
@@ -32,7 +33,7 @@ class _Recomputed(torch.autograd.Function):
         input_TH = saved_TH.detach().to(ctx.dtype).requires_grad_(ctx.needs_input_grad[2])
         with torch.enable_grad():
             output_TH = ctx.run(input_TH)
-        torch.autograd.backward(output_TH, grads[0])
+        torch.autograd.backward(with_gradient(output_TH, grads[0]))
         return None, None, input_TH.grad, *(None for _ in ctx.needs_input_grad[3:])
 
 

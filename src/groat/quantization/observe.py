@@ -16,6 +16,7 @@ import torch
 from groat.kernels.matrix import dense_of, rows_of
 from groat.kernels.ops import product, straight_product, token_logprob_gradient_, token_logprobs
 from groat.memory.sizes import HEAD_ROWS
+from groat.model.backward import with_gradient
 from groat.model.attention import tree_attention
 from groat.model.checkpoint import WeightParts
 from groat.model.decoder import decoder_layer
@@ -147,7 +148,7 @@ def _head_gradient(
             lse_C = token_logprobs(logits_CV.clone(), drawn_C).lse_C
             token_logprob_gradient_(logits_CV, drawn_C, lse_C, torch.ones(len(rows)))
             grad_normed_TH[rows] = straight_product(logits_CV, head_VH)
-    (grad_TH,) = torch.autograd.grad(normed_TH, hidden_TH, grad_normed_TH)
+    (grad_TH,) = torch.autograd.grad(with_gradient(normed_TH, grad_normed_TH), hidden_TH)
     return grad_TH, normed_TH.detach()
 
 
@@ -160,7 +161,7 @@ def _backward(
         hidden_TH = hidden_TH.requires_grad_()
         output_TH = decoder_layer(spec, hidden_TH, index, layer, None, 0.0, text.turns, text.attend, watch.linear)
         outputs = [used.output_TN for used in watch.used]
-        grad_TH, *grads = torch.autograd.grad(output_TH, [hidden_TH, *outputs], grad_TH)
+        grad_TH, *grads = torch.autograd.grad(with_gradient(output_TH, grad_TH), [hidden_TH, *outputs])
     names = {id(getattr(layer, name)): f"layers.{index}.{name}" for name in ("qkv", "output", "gate_up", "down")}
     seen = [
         ObservedLinear(

@@ -279,7 +279,7 @@ class _Run:
             f"{plan.way.max_concurrent} sequences side by side; {gib(plan.peak_bytes):.2f} GiB predicted"
             + (f" of {self._config.memory.budget}" if self._config.memory.budget else "")
         )
-        self._console.note(f"Kernels: {kernels_in_use()}")
+        self._console.note(f"Kernels: {kernels_in_use()}" + (", products in int8" if built.model.compute == "int8" else ""))
 
     def _rehearse(self) -> None:
         """With a budget to keep, meet the largest micro-batch now rather than at step 120."""
