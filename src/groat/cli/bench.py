@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import subprocess
 import tempfile
@@ -139,9 +140,9 @@ class _Work:
 
 
 def varied_reward(completions: list[Any], **_: Any) -> list[float]:
-    """Differs within every group, so that no group can be skipped: counts letters, in [0, 1)."""
+    """Differs within every group, and a root is hardly ever the mean of others: nothing can be skipped. In [0, 1)."""
     texts = [completion[0]["content"] for completion in completions]
-    return [(sum(map(ord, text)) % 997) / 997 for text in texts]
+    return [math.sqrt((sum(map(ord, text)) % 997) / 997) for text in texts]
 
 
 _PEERS = ("transformers_generate.py", "trl_grpo.py")

@@ -10,8 +10,10 @@ from groat.config.load import from_command_line
 from groat.config.sizes import parse_size
 from groat.config.tree import RunConfig
 from groat.memory.dynamic import Known
+from groat.memory.measure import resident_bytes
 from groat.memory.plan import MemoryPlan, plan_memory, smallest_budget
 from groat.memory.sensitivities import known_sensitivities
+from groat.memory.sizes import FRAMEWORK, TOKENIZER_SHARE
 
 _GIB = 2**30
 _DESCRIPTION = """\
@@ -34,9 +36,13 @@ def plan_command(args: list[str]) -> None:
     from groat.tasks.task import build_task
     from groat.training.workload import workload
 
+    before = resident_bytes()
+    task = build_task(config.task, config.seed)
+    task_bytes = resident_bytes() - before
     folder = model_folder(config.model.name)
-    spec = read_spec(folder)
-    work = workload(config, build_task(config.task, config.seed), read_tokenizer(config.model, folder))
+    spec, tokenizer = read_spec(folder), read_tokenizer(config.model, folder)
+    process_bytes = FRAMEWORK + task_bytes + round(TOKENIZER_SHARE * tokenizer.num_bytes)
+    work = workload(config, task, tokenizer, process_bytes)
     sensitivities = known_sensitivities(config.memory, spec, folder)
     known = Known(sensitivities=sensitivities, found=storage_of_checkpoint(folder))
     plan, smallest = plan_memory(config, spec, work, known), smallest_budget(config, spec, work, known)

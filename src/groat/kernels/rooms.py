@@ -16,8 +16,6 @@ _LEAST_BYTES = 2**18
 """Smaller tensors are left to malloc."""
 
 
-_SPARE_BYTES = 2**25
-"""So much may be held beyond what was in use at one time."""
 _FIT = 1.5
 """A block is used for at least this share's inverse of its size."""
 
@@ -25,7 +23,9 @@ _FIT = 1.5
 class Rooms:
     """Blocks of some sizes; those that nobody uses wait to be used again, and the oldest go when they are too many."""
 
-    def __init__(self) -> None:
+    def __init__(self, spare_bytes: int = 0) -> None:
+        self.spare_bytes = spare_bytes
+        """So much may be held beyond what was in use at one time."""
         self._free: list[tuple[int, int, mmap.mmap]] = []
         """Size, bytes its last user asked for, block; the oldest first."""
         self._used: dict[int, weakref.ref[memoryview]] = {}
@@ -72,7 +72,7 @@ class Rooms:
         return size, block
 
     def _map(self, size: int) -> mmap.mmap:
-        most = max(self._most_used_bytes, self._used_bytes + size) + _SPARE_BYTES
+        most = max(self._most_used_bytes, self._used_bytes + size) + self.spare_bytes
         while self._free and self._held_bytes + size > most:
             self._drop_oldest()
         self._held_bytes += size

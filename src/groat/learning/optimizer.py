@@ -52,7 +52,7 @@ class AdamW:
             parameter.grad = None
 
     def _state_of(self, parameter: torch.Tensor) -> dict[str, torch.Tensor]:
-        if parameter not in self.state:
+        if not self.state.get(parameter):
             moments = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
             self.state[parameter] = {"step": torch.zeros((), device=parameter.device), **moments}
         return self.state[parameter]

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from groat.memory.sizes import (
-    FRAMEWORK,
     adapter_bytes,
     forward_bytes,
     head_chunk_bytes,
@@ -86,13 +85,14 @@ def learn_cost(spec: ModelSpec, way: Way, rank: int) -> LearnCost:
 
 
 def phases(
-    spec: ModelSpec, work: Workload, way: Way, *, weights: int, loading: int, rank: int
+    spec: ModelSpec, work: Workload, way: Way, *, weights: int, loading: int, rank: int, spare: int = 0
 ) -> Mapping[str, Mapping[str, int]]:
-    """Phase -> component -> bytes, given the bytes of the frozen weights when stored and the most while loading."""
+    """Phase -> component -> bytes, given the bytes of the frozen weights when stored and the most while loading.
+    `spare`: what results are given beyond what they take at one time."""
     adapter = adapter_bytes(spec, rank)
-    held = {"framework": FRAMEWORK, "weights": weights, "adapter": adapter, "optimizer": 2 * adapter}
+    held = {"framework": work.process_bytes, "weights": weights, "adapter": adapter, "optimizer": 2 * adapter}
     return {
-        "LOAD": {"framework": FRAMEWORK, "weights": loading},
+        "LOAD": {"framework": work.process_bytes, "weights": loading},
         "SAMPLE": held | sample_bytes(spec, work, way),
-        "LEARN": held | learn_bytes(spec, work, way, rank),
+        "LEARN": held | learn_bytes(spec, work, way, rank) | ({"spare": spare} if spare else {}),
     }

@@ -14,7 +14,7 @@ from groat.config.tree import MemoryConfig, RunConfig, SavedInputs
 from groat.memory.dynamic import DynamicKinds, Known, measuring_seconds
 from groat.memory.measure import available_bytes, gib, resident_bytes
 from groat.memory.phases import LearnCost, Way, learn_cost, phases
-from groat.memory.sizes import FRAMEWORK, loading_bytes, matrices, reading_bytes, weight_bytes
+from groat.memory.sizes import SPARE_ROOMS, loading_bytes, matrices, reading_bytes, weight_bytes
 from groat.memory.workload import Workload
 from groat.model.recompute import Recompute
 from groat.model.spec import ModelSpec
@@ -103,10 +103,10 @@ def plan_memory(
     UserError with the smallest budget that can be kept, if this one cannot.
     """
     work = Workload.of(config) if work is None else work
-    ways = _ways_to_store(config, spec, known)
+    ways = _ways_to_store(config, spec, work, known)
     if config.memory.budget is None:
         # Nobody asked for less than exact weights.
-        plans = list(_candidates(config, spec, work, ways[:1]))
+        plans = list(_candidates(config, spec, work, ways[:1], SPARE_ROOMS))
         modest = max(plans[0].phases["LEARN"]["weights"], _ALWAYS_MODEST)
         return next((plan for plan in plans if _activations(plan) <= modest), plans[-1])
     budget = parse_size(config.memory.budget)
@@ -150,7 +150,7 @@ def budget_bytes(config: RunConfig) -> float:
 def smallest_budget(config: RunConfig, spec: ModelSpec, work: Workload | None = None, known: Known = _NOTHING) -> int:
     """Bytes of the smallest budget that can be planned for."""
     work = Workload.of(config) if work is None else work
-    ways = _ways_to_store(config, spec, known, smallest=True)
+    ways = _ways_to_store(config, spec, work, known, smallest=True)
     return min(plan.needed_bytes for plan in _candidates(config, spec, work, ways))
 
 
@@ -178,7 +178,9 @@ _WayToStore = Callable[[int | None], _Frozen | None]
 """From the bytes that everything else leaves for the weights (None: no budget) to how they are stored; None: not so."""
 
 
-def _ways_to_store(config: RunConfig, spec: ModelSpec, known: Known, *, smallest: bool = False) -> list[_WayToStore]:
+def _ways_to_store(
+    config: RunConfig, spec: ModelSpec, work: Workload, known: Known, *, smallest: bool = False
+) -> list[_WayToStore]:
     """The ways that may be chosen, the most exact first; with `smallest`, dynamic storage as small as it can be."""
     asked, kept = config.memory.storage, known.kept
     if kept is not None and asked in (None, kept.name):
@@ -192,7 +194,7 @@ def _ways_to_store(config: RunConfig, spec: ModelSpec, known: Known, *, smallest
             ways.append(_always(spec, Storage.of(kind)))
         elif smallest:
             ways.append(_always(spec, dynamic.smallest, dynamic.measuring_bytes))
-        elif config.memory.budget is None or _most(config) >= FRAMEWORK + dynamic.measuring_bytes:
+        elif config.memory.budget is None or _most(config) >= work.process_bytes + dynamic.measuring_bytes:
             # Few sequences at once are a lesser evil than a head in 4 bits.
             ways += [_dynamic(spec, dynamic, least) for least in dynamic.shares]
     return ways
@@ -231,24 +233,27 @@ def _dynamic(spec: ModelSpec, dynamic: DynamicKinds, least: int) -> _WayToStore:
 
 
 def _candidates(
-    config: RunConfig, spec: ModelSpec, work: Workload, ways_to_store: Sequence[_WayToStore]
+    config: RunConfig, spec: ModelSpec, work: Workload, ways_to_store: Sequence[_WayToStore], spare: int = 0
 ) -> Iterator[MemoryPlan]:
     """From best to smallest: exact weights before rounded ones."""
     for way_to_store in ways_to_store:
         for way in _ways(config, spec, work):
             frozen = way_to_store(_room(config, spec, work, way))
             if frozen is not None:
-                yield _plan(config, spec, work, way, frozen)
+                yield _plan(config, spec, work, way, frozen, spare)
 
 
-def _plan(config: RunConfig, spec: ModelSpec, work: Workload, way: Way, frozen: _Frozen) -> MemoryPlan:
-    measuring = {"MEASURE": {"framework": FRAMEWORK, "measurement": frozen.measuring}} if frozen.measuring else {}
+def _plan(config: RunConfig, spec: ModelSpec, work: Workload, way: Way, frozen: _Frozen, spare: int) -> MemoryPlan:
+    measuring = {"MEASURE": {"framework": work.process_bytes, "measurement": frozen.measuring}} if frozen.measuring else {}
     rank = config.lora.r
     return MemoryPlan(
         storage=frozen.storage,
         way=way,
         learn_cost=learn_cost(spec, way, rank),
-        phases={**measuring, **phases(spec, work, way, weights=frozen.held, loading=frozen.loading, rank=rank)},
+        phases={
+            **measuring,
+            **phases(spec, work, way, weights=frozen.held, loading=frozen.loading, rank=rank, spare=spare),
+        },
         measures_for=measuring_seconds(spec) if frozen.measuring else None,
     )
 
@@ -258,7 +263,8 @@ def _room(config: RunConfig, spec: ModelSpec, work: Workload, way: Way) -> int |
     if config.memory.budget is None:
         return None
     without = phases(spec, work, way, weights=0, loading=0, rank=config.lora.r)
-    return _most(config) - max(FRAMEWORK + _loaded_at_once(spec), *(sum(parts.values()) for parts in without.values()))
+    most_of_phases = max(sum(parts.values()) for parts in without.values())
+    return _most(config) - max(work.process_bytes + _loaded_at_once(spec), most_of_phases)
 
 
 @cache

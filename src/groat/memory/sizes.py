@@ -14,8 +14,14 @@ _READ_AT_ONCE = 32 * 2**20
 """Rows read at one time as the file has them, in fp32, and being stored; and the scales of an NF4 matrix."""
 HEAD_ROWS = 64
 """Tokens whose logits exist at one time while sensitivities are measured."""
-FRAMEWORK = 330 * 2**20
-"""Python, torch and its libraries, measured after a first forward on a CPU."""
+FRAMEWORK = 290 * 2**20
+"""Python, torch, its libraries and groat, measured after some steps on a CPU."""
+FRAMEWORK_LATER = 38 * 2**20
+"""The part of it that comes after planning: the first products, gradients and files."""
+TOKENIZER_SHARE = 4.5
+"""A tokenizer's bytes in memory for each byte of its file."""
+SPARE_ROOMS = 32 * 2**20
+"""Without a budget, results are given so much more memory than they take at one time, rather than mapped anew."""
 
 
 def matrix_bytes(rows: int, columns: int, kind: StorageKind, plain_scales: bool = False) -> int:

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from groat.config.tree import RunConfig
+from groat.memory.sizes import FRAMEWORK
 from groat.trees import MIN_SHARED
 
 _TYPICAL_PROMPT = 256
@@ -26,11 +27,19 @@ class Workload:
     """Held-out prompts of an evaluation; 0: none."""
     num_samples: int
     """Completions of each of them at the sampling temperature."""
+    process_bytes: int
+    """Held by the process beside the model: Python, torch, the tokenizer, the task."""
     is_restricted: bool
     """Tokens are drawn from a part of the vocabulary (top-p, top-k, min-p, penalties), which takes copies of logits."""
 
     @classmethod
-    def of(cls, config: RunConfig, prompt: int = _TYPICAL_PROMPT, shared_prompt: int = 0) -> Workload:
+    def of(
+        cls,
+        config: RunConfig,
+        prompt: int = _TYPICAL_PROMPT,
+        shared_prompt: int = 0,
+        process_bytes: int = FRAMEWORK,
+    ) -> Workload:
         sampling = config.sampling
         return cls(
             prompt=prompt,
@@ -40,6 +49,7 @@ class Workload:
             num_generations=sampling.num_generations,
             num_evaluated=config.evaluation.num_problems,
             num_samples=config.evaluation.num_samples,
+            process_bytes=process_bytes,
             is_restricted=sampling.top_p < 1
             or sampling.top_k > 0
             or sampling.min_p is not None

@@ -36,11 +36,14 @@ class Tokenizer:
         special_tokens: Mapping[str, str],
         bos_token_ids: Sequence[int],
         stop_token_ids: Iterable[int],
+        num_bytes: int = 0,
     ) -> None:
         self._backend = backend
         self._template = template
         self._special_tokens = dict(special_tokens)
         self._bos_token_ids = list(bos_token_ids)
+        self.num_bytes = num_bytes
+        """Of the file."""
         self.has_own_template = has_own_template
         """False: the model came without a chat template, and groat's default is used."""
         self.stop_token_ids = frozenset(stop_token_ids)
@@ -66,6 +69,7 @@ class Tokenizer:
             special_tokens=special_tokens,
             bos_token_ids=_bos_token_ids(backend, config, special_tokens),
             stop_token_ids=_stop_token_ids(folder, backend, special_tokens, template),
+            num_bytes=(folder / "tokenizer.json").stat().st_size,
         )
 
     def encode(self, text: str) -> list[int]:

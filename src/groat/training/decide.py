@@ -8,11 +8,13 @@ from pathlib import Path
 
 from groat.config.tree import RunConfig
 from groat.kernels.native import choose_kernels
-from groat.memory.allocator import return_freed_memory
+from groat.memory.allocator import return_freed_memory, trim
 from groat.memory.dynamic import Known
 from groat.memory.kept import kept_storage
 from groat.memory.plan import MemoryPlan, plan_for_machine
+from groat.memory.measure import resident_bytes
 from groat.memory.sensitivities import Sensitivities, known_sensitivities, read_sensitivities
+from groat.memory.sizes import FRAMEWORK_LATER
 from groat.memory.workload import Workload
 from groat.model.fingerprint import fingerprint
 from groat.model.locate import model_folder, read_spec, storage_of_checkpoint
@@ -58,7 +60,8 @@ def decide(
     else:
         sensitivities = None
     tokenizer = read_tokenizer(config.model, folder)
-    work = workload(config, task, tokenizer)
+    trim()
+    work = workload(config, task, tokenizer, process_bytes=resident_bytes() + FRAMEWORK_LATER)
     found = storage_of_checkpoint(folder)
     plan = plan_for_machine(config, spec, work, Known(sensitivities=sensitivities, kept=kept, found=found))
     if plan.measures_for is not None:

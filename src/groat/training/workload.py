@@ -18,15 +18,17 @@ _STREAM_SPARE = 1.05
 """A stream may yet bring longer prompts."""
 
 
-def workload(config: RunConfig, task: Task, tokenizer: Tokenizer) -> Workload:
-    """The longest prompts of training and evaluation, in tokens."""
+def workload(config: RunConfig, task: Task, tokenizer: Tokenizer, process_bytes: int) -> Workload:
+    """The longest prompts of training and evaluation, in tokens. `process_bytes`: what is held beside the model."""
     is_whole = isinstance(task.train, tuple | list)
     held_out = task.held_out[: config.evaluation.num_problems]
     problems = [*(task.train if is_whole else islice(iter(task.train), 4 * _LOOKED_AT)), *held_out]
     longest = sorted(problems, key=num_bytes, reverse=True)[:_LOOKED_AT]
     encoded = [tokenizer.encode_prompt(problem.prompt) for problem in longest]
     prompt = max(map(len, encoded), default=1)
-    return Workload.of(config, prompt if is_whole else round(prompt * _STREAM_SPARE), _shared(encoded))
+    return Workload.of(
+        config, prompt if is_whole else round(prompt * _STREAM_SPARE), _shared(encoded), process_bytes
+    )
 
 
 def num_bytes(problem: Problem) -> int:

@@ -239,8 +239,8 @@ def test_before_anything_is_measured_the_measurement_is_planned_and_told() -> No
 
 
 def test_with_a_budget_dynamic_is_planned_unmeasured_only_where_the_measurement_fits_too() -> None:
-    assert plan_for("610MiB", made_up(SPEC)).storage.name == "dynamic"
-    assert plan_for("610MiB").storage.name == "nf4"
+    assert plan_for("570MiB", made_up(SPEC)).storage.name == "dynamic"
+    assert plan_for("570MiB").storage.name == "nf4"
     large = replace(
         SPEC,
         num_layers=32,
