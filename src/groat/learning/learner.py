@@ -135,6 +135,7 @@ class Learner:
     def rehearse(self, prompt_tokens: int, completion_tokens: int) -> None:
         """Forward and backward on the largest micro-batch that the plan allows: the first step then meets what any
         later one would. Changes nothing, but that the guard may make later micro-batches smaller."""
+        self._optimizer.make_room()
         samples = _longest_samples(
             prompt_tokens, completion_tokens, self._plan.microbatch_tokens, self._decoder.spec.vocab_size
         )

@@ -23,6 +23,12 @@ class AdamW:
         self.state: dict[torch.Tensor, dict[str, torch.Tensor]] = {}
         """Of each parameter that was stepped: `step`, and the moments `exp_avg` and `exp_avg_sq`."""
 
+    def make_room(self) -> None:
+        """Take the memory of all moments now rather than at the first step."""
+        for parameter in self._parameters:
+            for moment in self._state_of(parameter).values():
+                moment.mul_(1)  # zeros take no memory until they are written
+
     @torch.no_grad()
     def step(self, rate: float) -> None:
         """Move the parameters that have gradients."""

@@ -96,3 +96,19 @@ def test_training_never_imports_the_compiler_of_torch():
         "sys.exit('torch._dynamo' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_room_made_early_changes_no_moment():
+    weight = torch.ones(3, requires_grad=True)
+    optimizer = AdamW([weight], config())
+    optimizer.make_room()
+    assert {name: state.tolist() for name, state in optimizer.state[weight].items()} == {
+        "step": 0,
+        "exp_avg": [0, 0, 0],
+        "exp_avg_sq": [0, 0, 0],
+    }
+    weight.grad = torch.tensor([1.0, -2.0, 3.0])
+    optimizer.step(0.1)
+    before = {name: state.clone() for name, state in optimizer.state[weight].items()}
+    optimizer.make_room()
+    assert all(torch.equal(before[name], state) for name, state in optimizer.state[weight].items())
