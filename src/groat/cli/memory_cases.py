@@ -60,7 +60,8 @@ class MemoryCase:
     grows: bool = False
     """Prompts get longer from step to step, up to `prompt_tokens`."""
     steps: int = 2
-    """Two, so that AdamW's moments are there while the second samples and learns."""
+    """Two, so that AdamW's moments are there while the second samples and learns; with a budget they are there from the
+    start, and one tells as much."""
 
     @property
     def words(self) -> str:
@@ -83,12 +84,12 @@ def _by_name(*cases: MemoryCase) -> Mapping[str, MemoryCase]:
 
 
 CASES = _by_name(
-    MemoryCase(name="qwen2.5-1.5b", shape="qwen2.5-1.5b", budget="3GiB"),
-    MemoryCase(name="llama-3.2-3b", shape="llama-3.2-3b", budget="4.5GiB"),
-    MemoryCase(name="qwen2.5-7b", shape="qwen2.5-7b", budget="8GiB", storage="nf4"),
-    MemoryCase(name="mistral-7b", shape="mistral-7b", budget="8GiB", storage="nf4"),
-    MemoryCase(name="llama-3.1-8b", shape="llama-3.1-8b", budget="8.5GiB", storage="nf4"),
-    MemoryCase(name="phi-4", shape="phi-4", budget="13GiB", storage="nf4"),
+    MemoryCase(name="qwen2.5-1.5b", shape="qwen2.5-1.5b", budget="3GiB", steps=1),
+    MemoryCase(name="llama-3.2-3b", shape="llama-3.2-3b", budget="4.5GiB", steps=1),
+    MemoryCase(name="qwen2.5-7b", shape="qwen2.5-7b", budget="8GiB", storage="nf4", steps=1),
+    MemoryCase(name="mistral-7b", shape="mistral-7b", budget="8GiB", storage="nf4", steps=1),
+    MemoryCase(name="llama-3.1-8b", shape="llama-3.1-8b", budget="8.5GiB", storage="nf4", steps=1),
+    MemoryCase(name="phi-4", shape="phi-4", budget="13GiB", storage="nf4", steps=1),
     MemoryCase(name="135m-exact", shape="smollm2-135m", budget=None, num_prompts=2, completion_tokens=128),
     MemoryCase(name="135m-700mib", shape="smollm2-135m", budget="700MiB", completion_tokens=128),
     MemoryCase(

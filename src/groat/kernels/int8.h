@@ -100,17 +100,6 @@ struct NF4Rows {
     if (scales) return scales[number];
     return scale_map[scale_codes[number]] * scale_scales[number >> 8] + scale_offsets[number >> 8];
   }
-  // As Int8Tiles::widen; outputs that are not there become zeros.
-  void widen(long output, int width, long input, int depth, float* to, long stride) const {
-    for (int j = 0; j < width; j++) {
-      const long place = (output + j) * inputs + input;
-      const float factor = output + j < outputs ? scale(place / BLOCK) : 0.0f;
-      for (int i = 0; i < depth; i++) {
-        const uint8_t pair = output + j < outputs ? values[(place + i) / 2] : 0;
-        to[i * stride + j] = code[i % 2 ? pair & 15 : pair >> 4] * factor;
-      }
-    }
-  }
 };
 
 // The same two products with weights in NF4, whose codes become int8: 127 times their value, rounded. Rows are rounded as
