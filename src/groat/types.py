@@ -16,6 +16,9 @@ StorageKind = Literal["f32", "bf16", "int8", "nf4"]
 StorageChoice = StorageKind | Literal["dynamic"]
 """How a model's matrices are stored: all in one kind, or each in the one that a measurement finds best."""
 
+Optim = Literal["adamw_torch_fused", "adamw_8bit"]
+"""AdamW with its moments in fp32 or in 8 bits, by transformers' names."""
+
 Compute = Literal["f32", "int8"]
 """What products of a quantized matrix are computed in; int8: activations are rounded too, a scale per row and 64."""
 

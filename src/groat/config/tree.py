@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import tyro
 
 from groat.config.sizes import parse_size
-from groat.types import StorageChoice
+from groat.types import Optim, StorageChoice
 
 SavedInputs = Literal["f32", "bf16"]
 
@@ -59,8 +59,8 @@ class ModelConfig(Strict):
     does without."""
     compute: Literal["auto", "f32", "int8"] = "auto"
     """What products with weights stored in int8, nf4 or both are computed in. int8 rounds activations too, to 8 bits
-    with a scale for each row and 64 inputs: a few times as fast, and needs an x86 CPU with AVX512-VNNI. auto: int8 where
-    it can be, f32 elsewhere. Other weights are always computed with in f32."""
+    with a scale for each row and 64 inputs: a few times as fast, on x86 CPUs with AVX512-VNNI only. auto: int8 where it
+    can be, f32 elsewhere. Other weights are always computed with in f32."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,6 +203,8 @@ class TrainingConfig(Strict):
     lr_scheduler_type: Literal["constant", "linear", "cosine"] = "linear"
     warmup_ratio: float = 0.0
     """Share of the steps over which the learning rate rises from 0."""
+    optim: Optim = "adamw_torch_fused"
+    """AdamW with its two moments in fp32, or in 8 bits (a quarter of their memory: two numbers per trained one)."""
     adam_beta1: float = 0.9
     adam_beta2: float = 0.999
     adam_epsilon: float = 1e-8

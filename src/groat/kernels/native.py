@@ -32,6 +32,7 @@ _SIGNATURES: dict[str, Sequence[type]] = {
     "groat_to_bytes": (_POINTER, _LONG, _LONG, _POINTER, _POINTER, _POINTER, _INT),
     "groat_nf4_scales": (_POINTER, _LONG, _POINTER, _LONG, _POINTER, _POINTER, _LONG, _POINTER, _INT),
     "groat_nf4_feedback": (_POINTER, _LONG, _LONG, *(_POINTER,) * 5, _LONG, _POINTER, _INT),
+    "groat_adamw_8bit": (_POINTER, _POINTER, _LONG, *(_POINTER,) * 9, _INT),
     "groat_draw": (_POINTER, _LONG, _POINTER, _POINTER, _POINTER, _LONG, _LONG, _INT),
 }
 

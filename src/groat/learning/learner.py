@@ -13,7 +13,7 @@ from groat.algorithms.base import Algorithm, Credit, Forward, Loss, Needs, join_
 from groat.batching import MicroBatch, pack
 from groat.config.tree import TrainingConfig
 from groat.learning.logprobs import chunked_logprobs
-from groat.learning.optimizer import AdamW, learning_rate
+from groat.learning.optimizer import build_optimizer, learning_rate
 from groat.memory.guard import Guard
 from groat.memory.phases import LearnCost
 from groat.model.attention import tree_attention
@@ -74,7 +74,7 @@ class Learner:
         self._temperature = temperature
         self._num_updates = num_updates
         self._parameters = list(adapter.named_tensors().values())
-        self._optimizer = AdamW(self._parameters, config)
+        self._optimizer = build_optimizer(self._parameters, config)
 
     @property
     def adapter(self) -> Adapter:
@@ -109,18 +109,16 @@ class Learner:
         update changes them."""
         tensors = {f"adapter.{name}": tensor.detach() for name, tensor in self._adapter.named_tensors().items()}
         for name, parameter in self._adapter.named_tensors().items():
-            for moment, value in self._optimizer.state.get(parameter, {}).items():
+            for moment, value in self._optimizer.state(parameter).items():
                 tensors[f"optimizer.{name}.{moment}"] = value
         return tensors
 
     def restore(self, tensors: Mapping[str, torch.Tensor], version: int) -> None:
-        """Go back to a state taken by `state` at policy version `version`; copies what it is given."""
+        """Go back to a state taken by `state` at policy version `version`; copies what it is given. ValueError for the
+        state of another optimizer."""
         for name, parameter in self._adapter.named_tensors().items():
             parameter.data.copy_(tensors[f"adapter.{name}"])
-            moments = {key: tensors.get(f"optimizer.{name}.{key}") for key in ("step", "exp_avg", "exp_avg_sq")}
-            self._optimizer.state[parameter] = {
-                key: value.clone() for key, value in moments.items() if value is not None
-            }
+            self._optimizer.restore(parameter, _under(f"optimizer.{name}.", tensors))
         self._adapter = replace(self._adapter, version=version)
 
     @property
@@ -242,6 +240,10 @@ class Learner:
             return replace(completion, **{field_name: next(in_order)})
 
         return [replace(group, completions=tuple(map(with_scores, group.completions))) for group in groups]
+
+
+def _under(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def _largest_first(samples: Sequence[Sample], microbatch_tokens: int) -> list[MicroBatch]:

@@ -13,11 +13,13 @@ from groat.memory.sizes import (
     layer_activation_bytes,
     layer_input_bytes,
     layer_workspace_bytes,
+    optimizer_bytes,
     rows_bytes,
 )
 from groat.memory.workload import Workload
 from groat.model.recompute import Recompute
 from groat.model.spec import ModelSpec
+from groat.types import Optim
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +31,14 @@ class Way:
     recompute: Recompute | None
     max_concurrent: int
     prefill_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """The adapter and its optimizer."""
+
+    rank: int
+    optim: Optim
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,14 +95,18 @@ def learn_cost(spec: ModelSpec, way: Way, rank: int) -> LearnCost:
 
 
 def phases(
-    spec: ModelSpec, work: Workload, way: Way, *, weights: int, loading: int, rank: int, spare: int = 0
+    spec: ModelSpec, work: Workload, way: Way, *, weights: int, loading: int, trained: Trained, spare: int = 0
 ) -> Mapping[str, Mapping[str, int]]:
     """Phase -> component -> bytes, given the bytes of the frozen weights when stored and the most while loading.
     `spare`: what results are given beyond what they take at one time."""
-    adapter = adapter_bytes(spec, rank)
-    held = {"framework": work.process_bytes, "weights": weights, "adapter": adapter, "optimizer": 2 * adapter}
+    held = {
+        "framework": work.process_bytes,
+        "weights": weights,
+        "adapter": adapter_bytes(spec, trained.rank),
+        "optimizer": optimizer_bytes(spec, trained.rank, trained.optim),
+    }
     return {
         "LOAD": {"framework": work.process_bytes, "weights": loading},
         "SAMPLE": held | sample_bytes(spec, work, way),
-        "LEARN": held | learn_bytes(spec, work, way, rank) | ({"spare": spare} if spare else {}),
+        "LEARN": held | learn_bytes(spec, work, way, trained.rank) | ({"spare": spare} if spare else {}),
     }

@@ -13,7 +13,7 @@ from groat.config.sizes import parse_size
 from groat.config.tree import MemoryConfig, RunConfig, SavedInputs
 from groat.memory.dynamic import DynamicKinds, Known, measuring_seconds
 from groat.memory.measure import available_bytes, gib, resident_bytes
-from groat.memory.phases import LearnCost, Way, learn_cost, phases
+from groat.memory.phases import LearnCost, Trained, Way, learn_cost, phases
 from groat.memory.sizes import SPARE_ROOMS, loading_bytes, matrices, reading_bytes, weight_bytes
 from groat.memory.workload import Workload
 from groat.model.recompute import Recompute
@@ -33,9 +33,9 @@ _STORAGE_REASONS: Mapping[StorageChoice, str] = {
 _ALWAYS_MODEST = 640 * 2**20
 """Bytes of activations not worth stinting on, however small the model."""
 _LOWER = (
-    "Shorter completions (sampling.max_completion_length), a smaller lora.r or a smaller model lower it; so do "
-    "memory.storage nf4, memory.gradient_checkpointing true and a smaller memory.microbatch_tokens, where others were "
-    "asked for"
+    "Shorter completions (sampling.max_completion_length), a smaller lora.r, training.optim adamw_8bit or a smaller "
+    "model lower it; so do memory.storage nf4, memory.gradient_checkpointing true and a smaller "
+    "memory.microbatch_tokens, where others were asked for"
 )
 _PREFILLS = (2048, 512)
 _NOTHING = Known()
@@ -244,15 +244,17 @@ def _candidates(
 
 
 def _plan(config: RunConfig, spec: ModelSpec, work: Workload, way: Way, frozen: _Frozen, spare: int) -> MemoryPlan:
-    measuring = {"MEASURE": {"framework": work.process_bytes, "measurement": frozen.measuring}} if frozen.measuring else {}
-    rank = config.lora.r
+    measuring = (
+        {"MEASURE": {"framework": work.process_bytes, "measurement": frozen.measuring}} if frozen.measuring else {}
+    )
+    trained = _trained(config)
     return MemoryPlan(
         storage=frozen.storage,
         way=way,
-        learn_cost=learn_cost(spec, way, rank),
+        learn_cost=learn_cost(spec, way, trained.rank),
         phases={
             **measuring,
-            **phases(spec, work, way, weights=frozen.held, loading=frozen.loading, rank=rank, spare=spare),
+            **phases(spec, work, way, weights=frozen.held, loading=frozen.loading, trained=trained, spare=spare),
         },
         measures_for=measuring_seconds(spec) if frozen.measuring else None,
     )
@@ -262,9 +264,13 @@ def _room(config: RunConfig, spec: ModelSpec, work: Workload, way: Way) -> int |
     """What a way leaves for the weights, in its phases and while they are loaded; None without a budget."""
     if config.memory.budget is None:
         return None
-    without = phases(spec, work, way, weights=0, loading=0, rank=config.lora.r)
+    without = phases(spec, work, way, weights=0, loading=0, trained=_trained(config))
     most_of_phases = max(sum(parts.values()) for parts in without.values())
     return _most(config) - max(work.process_bytes + _loaded_at_once(spec), most_of_phases)
+
+
+def _trained(config: RunConfig) -> Trained:
+    return Trained(rank=config.lora.r, optim=config.training.optim)
 
 
 @cache

@@ -6,7 +6,7 @@ from groat.model.modules import linear_modules
 from groat.model.recompute import Recompute
 from groat.model.spec import ModelSpec
 from groat.model.storage import Storage
-from groat.types import StorageKind
+from groat.types import Optim, StorageKind
 
 _FLOAT = 4
 _PLAIN = Storage()
@@ -83,6 +83,12 @@ def adapter_bytes(spec: ModelSpec, rank: int) -> int:
     """The trained weights alone; gradients take as much again, AdamW's two moments twice as much."""
     modules = [module for parts in linear_modules(spec).values() for module in parts]
     return _FLOAT * spec.num_layers * rank * sum(module.num_in + module.num_out for module in modules)
+
+
+def optimizer_bytes(spec: ModelSpec, rank: int, optim: Optim) -> int:
+    """AdamW's two moments; in 8 bits, each has a scale for 256 numbers."""
+    numbers = 2 * adapter_bytes(spec, rank) // _FLOAT
+    return numbers + numbers // 64 if optim == "adamw_8bit" else _FLOAT * numbers
 
 
 def layer_input_bytes(spec: ModelSpec, recompute: Recompute) -> int:

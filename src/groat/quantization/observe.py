@@ -16,8 +16,8 @@ import torch
 from groat.kernels.matrix import dense_of, rows_of
 from groat.kernels.ops import product, straight_product, token_logprob_gradient_, token_logprobs
 from groat.memory.sizes import HEAD_ROWS
-from groat.model.backward import with_gradient
 from groat.model.attention import tree_attention
+from groat.model.backward import with_gradient
 from groat.model.checkpoint import WeightParts
 from groat.model.decoder import decoder_layer
 from groat.model.layers import Prepare, linear, rms_norm, rotation

@@ -9,11 +9,17 @@ from groat.trainers.steps import Steps
 from groat.trainers.trl_options import plain
 
 
+def is_8bit(optim: str) -> bool:
+    """Whether an optimizer of transformers keeps AdamW's moments in 8 bits."""
+    return optim in ("adamw_8bit", "adamw_bnb_8bit", "paged_adamw_8bit")
+
+
 def translation_notes(args: GRPOConfig, steps: Steps) -> Iterator[str]:
     """Options that take effect, but not quite as they do in TRL."""
     optim = str(plain(args.optim))
-    if optim not in ("adamw_torch", "adamw_torch_fused"):
-        yield f"optim={optim!r}: it is torch's 32-bit AdamW; the optimizer's state of an adapter is small"
+    if optim not in ("adamw_torch", "adamw_torch_fused", "adamw_8bit", "adamw_bnb_8bit"):
+        kind = "groat's own 8-bit AdamW, which is never paged" if is_8bit(optim) else "torch's 32-bit AdamW"
+        yield f"optim={optim!r}: it is {kind}; the optimizer's state of an adapter is small"
     if args.model_init_kwargs:
         yield f"model_init_kwargs={dict(args.model_init_kwargs)!r}: groat loads models in its own way, in 32 bits"
     if args.generation_batch_size not in (None, args.per_device_train_batch_size * args.gradient_accumulation_steps):

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from groat.config.problems import field_problem
 from groat.config.tree import LoraConfig, RunConfig
 from groat.trainers.config import GRPOConfig
-from groat.trainers.notes import translation_notes
+from groat.trainers.notes import is_8bit, translation_notes
 from groat.trainers.steps import Steps
 from groat.trainers.trl_options import check_refused, option_notes, plain
 from groat.types import UserError
@@ -122,6 +122,7 @@ def _training(args: GRPOConfig, steps: Steps) -> dict[str, Any]:
     return {name: getattr(args, name) for name in names} | {
         "max_steps": steps.total,
         "generation_batch_size": steps.completions,
+        "optim": "adamw_8bit" if is_8bit(str(plain(args.optim))) else "adamw_torch_fused",
         "lr_scheduler_type": _SCHEDULERS[scheduler],
         "warmup_ratio": 0.0 if scheduler == "constant" else steps.warmup_ratio(args),
         "save_steps": max(1, steps.of_updates(args.save_steps) if save_every is None else save_every),

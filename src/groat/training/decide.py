@@ -11,8 +11,8 @@ from groat.kernels.native import choose_kernels
 from groat.memory.allocator import return_freed_memory, trim
 from groat.memory.dynamic import Known
 from groat.memory.kept import kept_storage
-from groat.memory.plan import MemoryPlan, plan_for_machine
 from groat.memory.measure import resident_bytes
+from groat.memory.plan import MemoryPlan, plan_for_machine
 from groat.memory.sensitivities import Sensitivities, known_sensitivities, read_sensitivities
 from groat.memory.sizes import FRAMEWORK_LATER
 from groat.memory.workload import Workload

@@ -148,7 +148,7 @@ class _Run:
         if checkpoint is not None:
             progress = checkpoint.progress
             self._check_fits(checkpoint)
-            self._learner.restore(checkpoint.tensors, progress.policy_version)
+            self._restore_learner(checkpoint)
             if progress.microbatch_tokens is not None:
                 self._learner.microbatch_tokens = min(progress.microbatch_tokens, self._learner.microbatch_tokens)
             self.step = self._saved_step = progress.step
@@ -175,6 +175,16 @@ class _Run:
             if self.step % config.training.save_steps == 0 or self.step == config.training.max_steps:
                 self.save()
             self._evaluate_if_due()
+
+    def _restore_learner(self, checkpoint: Checkpoint) -> None:
+        step, version = checkpoint.progress.step, checkpoint.progress.policy_version
+        try:
+            self._learner.restore(checkpoint.tensors, version)
+        except ValueError as error:
+            raise UserError(
+                f"the checkpoint of step {step} in {self._folder.checkpoints}: {error}. Put training.optim in "
+                f"{self._folder.config_path} back to what it was"
+            ) from error
 
     def save(self) -> None:
         """Write a checkpoint of the last finished step, unless there is one."""
@@ -279,7 +289,8 @@ class _Run:
             f"{plan.way.max_concurrent} sequences side by side; {gib(plan.peak_bytes):.2f} GiB predicted"
             + (f" of {self._config.memory.budget}" if self._config.memory.budget else "")
         )
-        self._console.note(f"Kernels: {kernels_in_use()}" + (", products in int8" if built.model.compute == "int8" else ""))
+        in_int8 = ", products in int8" if built.model.compute == "int8" else ""
+        self._console.note(f"Kernels: {kernels_in_use()}{in_int8}")
 
     def _rehearse(self) -> None:
         """With a budget to keep, meet the largest micro-batch now rather than at step 120."""

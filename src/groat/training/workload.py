@@ -26,9 +26,7 @@ def workload(config: RunConfig, task: Task, tokenizer: Tokenizer, process_bytes:
     longest = sorted(problems, key=num_bytes, reverse=True)[:_LOOKED_AT]
     encoded = [tokenizer.encode_prompt(problem.prompt) for problem in longest]
     prompt = max(map(len, encoded), default=1)
-    return Workload.of(
-        config, prompt if is_whole else round(prompt * _STREAM_SPARE), _shared(encoded), process_bytes
-    )
+    return Workload.of(config, prompt if is_whole else round(prompt * _STREAM_SPARE), _shared(encoded), process_bytes)
 
 
 def num_bytes(problem: Problem) -> int:

@@ -155,7 +155,11 @@ def test_warmup_steps_stay_whole_updates(warmup: int, updates: int):
         ({"bf16": True}, "bf16=True: weights and activations are 32-bit"),
         ({"bf16": False}, "bf16=False: weights and activations are 32-bit"),
         ({"logging_steps": 1}, "logging_steps=1: every step is logged"),
-        ({"optim": "paged_adamw_8bit"}, "optim='paged_adamw_8bit': it is torch's 32-bit AdamW"),
+        (
+            {"optim": "paged_adamw_8bit"},
+            "optim='paged_adamw_8bit': it is groat's own 8-bit AdamW",
+        ),
+        ({"optim": "paged_adamw_32bit"}, "optim='paged_adamw_32bit': it is torch's 32-bit AdamW"),
         ({"generation_batch_size": 32}, "generation_batch_size=32: all of these completions make one update"),
         ({"num_iterations": 2, "max_steps": 9}, "num_iterations=2: 5 steps of 2 updates each"),
         ({"beta": 0.1}, "use_bias_correction_kl=True: the KL term is the paper's"),
