@@ -8,7 +8,6 @@ from dataclasses import replace
 import torch
 
 from groat.config.tree import LoraConfig
-from groat.kernels.matrix import Matrix, stored
 from groat.kernels.ops import product
 from groat.model.attention import tree_attention
 from groat.model.decoder import Decoder
@@ -16,7 +15,7 @@ from groat.model.lora import Adapter, LayerAdapter, LoraPair, new_adapter
 from groat.model.spec import ModelSpec
 from groat.model.weights import LayerWeights, Linear, Weights
 from groat.trees import Node
-from groat.types import Completion, FinishReason, Problem, Prompt, Sample, StorageKind
+from groat.types import Completion, FinishReason, Problem, Prompt, Sample
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz .,"
 NUM_TOKENS = len(LETTERS)
@@ -80,26 +79,6 @@ def tiny_decoder(
         head_VH=random(spec.vocab_size, spec.hidden_size, scale=1.2 / spec.hidden_size**0.5),
     )
     return kind(spec, weights)
-
-
-def stored_weights(weights: Weights, kind: StorageKind) -> Weights:
-    """The same weights in another kind, embedding and head in int8 beside NF4."""
-
-    def of(linear: Linear) -> Linear:
-        assert isinstance(linear.weight_NK, torch.Tensor)
-        return replace(linear, weight_NK=stored(linear.weight_NK, kind))
-
-    def rest(weight_NK: Matrix) -> Matrix:
-        assert isinstance(weight_NK, torch.Tensor)
-        return stored(weight_NK, "int8" if kind == "nf4" else kind)
-
-    layers = [
-        replace(layer, qkv=of(layer.qkv), output=of(layer.output), gate_up=of(layer.gate_up), down=of(layer.down))
-        for layer in weights.layers
-    ]
-    return replace(
-        weights, embedding_VH=rest(weights.embedding_VH), layers=tuple(layers), head_VH=rest(weights.head_VH)
-    )
 
 
 def tiny_adapter(

@@ -108,7 +108,7 @@ def plan_memory(
         # Nobody asked for less than exact weights.
         plans = list(_candidates(config, spec, work, ways[:1], SPARE_ROOMS))
         modest = max(plans[0].phases["LEARN"]["weights"], _ALWAYS_MODEST)
-        return next((plan for plan in plans if _activations(plan) <= modest), plans[-1])
+        return next((plan for plan in plans if _activations(plan) <= modest), min(plans, key=_activations))
     budget = parse_size(config.memory.budget)
     fitting = next((plan for plan in _candidates(config, spec, work, ways) if plan.needed_bytes <= budget), None)
     if fitting is None:

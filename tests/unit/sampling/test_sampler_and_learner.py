@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from quantized_decoders import KINDS, Kind, quantized
 from sampler_examples import PROMPTS, SPEC, params_of, sampled, sampler_of
-from tiny_decoders import LetterTokenizer, stored_weights, tiny_adapter, tiny_decoder, tiny_spec
+from tiny_decoders import LetterTokenizer, tiny_adapter, tiny_decoder, tiny_spec
 
 from groat.algorithms.base import Needs
 from groat.algorithms.grpo import GRPO
@@ -16,7 +17,7 @@ from groat.learning.learner import Learner, LearnerPlan
 from groat.model.decoder import Decoder
 from groat.model.recompute import Recompute
 from groat.sampling.base import SamplingParams
-from groat.types import Group, Reward, StorageKind
+from groat.types import Group, Reward
 
 LIMIT = 1e-4
 
@@ -51,15 +52,25 @@ def test_the_learner_finds_the_samplers_policy_logprobs(settings: dict[str, Any]
             assert completion.policy_logprobs == pytest.approx(completion.old_logprobs, abs=LIMIT)
 
 
-@pytest.mark.parametrize("kind", ["int8", "nf4"])
-def test_products_in_int8_are_the_same_on_both_sides(kind: StorageKind):
+@pytest.mark.parametrize("kind", KINDS)
+def test_they_agree_on_a_base_of_every_kind(kind: Kind):
+    params, decoder = params_of(max_completion_length=30), quantized(kind)
+    learner = learner_for(params, decoder)
+    groups = sampled(sampler_of(decoder, max_concurrent=7), params, adapter=learner.adapter)
+    for group in learner.score(groups, Needs(old_logprobs=True)):
+        for completion in group.completions:
+            assert completion.policy_logprobs == pytest.approx(completion.old_logprobs, abs=LIMIT)
+
+
+@pytest.mark.parametrize("kind", ["int8", "nf4", "dynamic"])
+def test_products_in_int8_are_the_same_on_both_sides(kind: Kind):
     """A row is rounded by itself and attends in the same order whatever it is batched with, so what the sampler draws
     one token at a time, the learner finds in its trees: up to the last sum over the vocabulary."""
     if not has_int8_kernels():
         pytest.skip("no AVX512-VNNI")
     params = params_of(max_completion_length=30)
     spec = tiny_spec(hidden_size=64, intermediate_size=128, head_dim=16)  # whole blocks, or NF4 computes in f32
-    decoder = Decoder(spec, stored_weights(tiny_decoder(spec).weights, kind).computed_in("int8"))
+    decoder = Decoder(spec, quantized(kind, spec).weights.computed_in("int8"))
     learner = learner_for(params, decoder)
     groups = sampled(sampler_of(decoder, max_concurrent=7), params, adapter=learner.adapter)
     for group in learner.score(groups, Needs(old_logprobs=True)):
