@@ -9,13 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _STATUS, _MEMINFO = Path("/proc/self/status"), Path("/proc/meminfo")
-_CONTROL_GROUPS = tuple(
-    tuple(Path("/sys/fs/cgroup") / name for name in names)
-    for names in (
-        ("memory.max", "memory.current", "memory.stat"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),
-    )
-)
+_GROUPS, _OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
 def resident_bytes() -> int:
@@ -35,17 +29,39 @@ def available_bytes() -> float:
     Infinite where the system does not say.
     """
     machine = _first_number(_MEMINFO, "MemAvailable:")
-    return min([math.inf if machine is None else machine * 1024.0, *_control_group_room()])
+    return min([math.inf if machine is None else machine * 1024.0, *control_group_room()])
 
 
-def _control_group_room() -> Iterator[float]:
-    """Limit less use (file caches not counted) of the control groups a container usually sees."""
-    for limit, used, caches in _CONTROL_GROUPS:
+def control_group_room(root: Path = _GROUPS, own: Path = _OWN_GROUPS) -> Iterator[float]:
+    """Limit less use (file caches not counted) of every control group that the process is in and that has a limit.
+
+    Both versions of control groups, as containers, systemd and cluster schedulers set them up (cgroups(7)).
+    """
+    for group in _groups(root, own):
+        new = (group / "memory.max").exists()
+        limit, used = ("memory.max", "memory.current") if new else ("memory.limit_in_bytes", "memory.usage_in_bytes")
         try:
-            most, held = int(limit.read_text()), int(used.read_text())
+            most, held = int((group / limit).read_text()), int((group / used).read_text())
         except (OSError, ValueError):  # not there, or "max"
             continue
-        yield float(most - held + (_first_number(caches, "inactive_file") or 0))
+        yield float(most - held + (_first_number(group / "memory.stat", "inactive_file") or 0))
+
+
+def _groups(root: Path, own: Path) -> Iterator[Path]:
+    """The folders of the process's groups and of those they lie in, which limit it as well."""
+    yield from (root, root / "memory")  # what a container sees as its own
+    try:
+        lines = own.read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = (line + "::").split(":")[:3]
+        if not controllers or "memory" in controllers.split(","):
+            hierarchy = root / "memory" if controllers else root
+            group = hierarchy / path.lstrip("/")
+            while group != hierarchy and hierarchy in group.parents:
+                yield group
+                group = group.parent
 
 
 def _first_number(path: Path, name: str) -> int | None:
