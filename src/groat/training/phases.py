@@ -5,13 +5,20 @@ from __future__ import annotations
 import signal
 import time
 from collections import defaultdict
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 
 from groat.kernels.rooms import ROOMS
 from groat.memory.allocator import trim
+from groat.memory.watch import PeakWatch
 from groat.tracking.console import Console
+
+_PLANNED = {
+    **{"load": "LOAD", "measure": "MEASURE", "sample": "SAMPLE", "evaluate": "SAMPLE"},
+    **{"rehearse": "LEARN", "score": "LEARN", "learn": "LEARN"},
+}
+"""What the memory plan calls them."""
 
 
 class Stopped(Exception):  # noqa: N818 - not an error: the user asked for it
@@ -24,6 +31,7 @@ class Phases:
     def __init__(self, console: Console) -> None:
         self._console = console
         self.seconds: defaultdict[str, float] = defaultdict(float)
+        self._watch = PeakWatch()
         self.stop_requested = False
         self._has_told = False
 
@@ -34,7 +42,7 @@ class Phases:
         """Yields a function to call with what has been done since the last call."""
         self._look_for_stop(interruptible)
         started = time.perf_counter()
-        with self._console.phase(name, total, unit) as shown:
+        with self._console.phase(name, total, unit) as shown, self._watch.watching(_PLANNED.get(name, name)):
 
             def done(num: int) -> None:
                 shown.advance(num)
@@ -44,6 +52,11 @@ class Phases:
         ROOMS.let_go()
         trim()
         self.seconds[name] += time.perf_counter() - started
+
+    @property
+    def peaks(self) -> Mapping[str, int]:
+        """The most bytes held in each phase of the memory plan, by its names."""
+        return {name: self._watch.peaks[name] for name in dict.fromkeys(_PLANNED.values()) if name in self._watch.peaks}
 
     @contextmanager
     def stopping_on_signals(self) -> Generator[None]:

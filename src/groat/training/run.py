@@ -48,6 +48,8 @@ class Summary:
     peak_gib: float
     predicted_peak_gib: float
     budget_gib: float | None
+    memory: Mapping[str, Mapping[str, float]]
+    """Of this process, by phase of the plan: `predicted_gib` and `measured_gib`."""
     accuracy_before: Evaluation | None
     """avg@k at the sampling temperature."""
     accuracy_after: Evaluation | None
@@ -226,6 +228,7 @@ class _Run:
             peak_gib=round(gib(self._peak_bytes), 3),
             predicted_peak_gib=round(gib(self._built.plan.peak_bytes), 3),
             budget_gib=_budget_gib(config),
+            memory=self._memory(),
             accuracy_before=before.get(average),
             accuracy_after=after.get(average),
             greedy_before=before.get("greedy"),
@@ -383,11 +386,26 @@ class _Run:
             with RunStore.read(self._folder.store_path) as reader:
                 pairs = paired_answers(reader.answers(0), reader.answers(self.step))
             self._console.table_before_after(before, after, pairs)
+        phases = ", ".join(
+            f"{name} {figures['measured_gib']:.2f} of {figures['predicted_gib']:.2f}"
+            for name, figures in summary.memory.items()
+        )
         self._console.note(
             f"{summary.steps} steps in {summary.train_seconds / 60:.1f} minutes; "
-            f"peak memory {summary.peak_gib:.2f} GiB (predicted {summary.predicted_peak_gib:.2f}). "
+            f"peak memory {summary.peak_gib:.2f} GiB (predicted {summary.predicted_peak_gib:.2f}; {phases}). "
             f"Adapter: {self._folder.adapter}. Read the rollouts: groat runs show {self._folder.path}"
         )
+
+    def _memory(self) -> dict[str, dict[str, float]]:
+        plan = self._built.plan.phases
+        return {
+            name: {
+                "predicted_gib": round(gib(sum(plan[name].values())), 3),
+                "measured_gib": round(gib(measured), 3),
+            }
+            for name, measured in self._phases.peaks.items()
+            if name in plan
+        }
 
     def _event(self, kind: str, message: str) -> None:
         self._store.record_event(self.step, kind, message)
