@@ -29,6 +29,7 @@ _SIGNATURES: dict[str, Sequence[type]] = {
     "groat_token_logprobs": (*(_POINTER,) * 5, _LONG, _LONG, _INT),
     "groat_logprob_gradient": (*(_POINTER,) * 4, _LONG, _LONG, _INT),
     "groat_to_nf4": (_POINTER, _INT, _LONG, _POINTER, _POINTER, _POINTER, _INT),
+    "groat_to_int8": (_POINTER, _INT, _LONG, _LONG, _POINTER, _POINTER, _INT),
     "groat_to_bytes": (_POINTER, _LONG, _LONG, _POINTER, _POINTER, _POINTER, _INT),
     "groat_nf4_scales": (_POINTER, _LONG, _POINTER, _LONG, _POINTER, _POINTER, _LONG, _POINTER, _INT),
     "groat_nf4_feedback": (_POINTER, _LONG, _LONG, *(_POINTER,) * 5, _LONG, _POINTER, _INT),

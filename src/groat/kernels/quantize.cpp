@@ -1,13 +1,22 @@
-// Rounding frozen weights to 8 and 4 bits as they are loaded, to the same bytes as quantized.py does with torch.
+// Rounding frozen weights to 8 and 4 bits as they are loaded: NF4 to the same bytes as quantized.py does with torch, int8
+// but for the last bit of a turned number, which may decide a rounding.
 //
 // Plain loops that the compiler makes wide. Largest magnitudes are found on the bits, where they are whole numbers:
 // infinities and NaN come out above every number, and the caller refuses them.
+
+#include "int8.h"
 
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
 
 namespace {
+
+inline uint16_t bfloat16_not_below(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return uint16_t((bits + 0xFFFF) >> 16);
+}
 
 constexpr int NF4_VALUES = 16, NF4_BLOCK = 64;
 constexpr uint8_t NF4_ZERO = 7;
@@ -75,9 +84,44 @@ void to_nf4(const Number* values, long count, const float* middles, uint8_t* pac
   }
 }
 
+// A block of one output: turned, and rounded to 127 steps either side of zero. `to` is its place in the tile.
+template <class Number>
+uint16_t to_int8(const Number* values, int count, uint8_t* to) {
+  float turned[BLOCK] = {};
+  for (int i = 0; i < count; i++) turned[i] = widened(values[i]);
+  hadamard_orthogonal(turned);
+  const uint16_t scale = bfloat16_not_below(largest_magnitude(turned, BLOCK) / 127.0f);
+  const float divisor = std::max(from_bfloat16(scale), SMALLEST);
+  for (int i = 0; i < BLOCK; i++)
+    to[i / GROUP * TILE_OUTPUTS * GROUP + i % GROUP] = uint8_t(int(std::nearbyint(turned[i] / divisor)) + 128);
+  return scale;
+}
+
+template <class Number>
+void to_int8_tiles(const Number* values, long rows, long columns, uint8_t* tiles, uint16_t* scales, int threads) {
+  const long blocks = blocks_of(columns), padded = (rows + TILE_OUTPUTS - 1) / TILE_OUTPUTS * TILE_OUTPUTS;
+#pragma omp parallel for schedule(static) num_threads(threads)
+  for (long row = 0; row < padded; row++)
+    for (long block = 0; block < blocks; block++) {
+      const long place = row / TILE_OUTPUTS * blocks + block, output = row % TILE_OUTPUTS, first = block * BLOCK;
+      const int count = row < rows ? int(std::min(long(BLOCK), columns - first)) : 0;
+      uint8_t* to = tiles + place * BLOCK_BYTES + output * GROUP;
+      scales[place * TILE_OUTPUTS + output] = to_int8(values + row * columns + first, count, to);
+    }
+}
+
 }  // namespace
 
 extern "C" {
+
+// fp32 or bf16 rows to int8 in tiles, as int8.h says they lie; rows that fill up the last tile become zeros.
+void groat_to_int8(const void* values, int is_bf16, long rows, long columns, uint8_t* tiles, uint16_t* scales,
+                   int threads) {
+  if (is_bf16)
+    to_int8_tiles(static_cast<const uint16_t*>(values), rows, columns, tiles, scales, threads);
+  else
+    to_int8_tiles(static_cast<const float*>(values), rows, columns, tiles, scales, threads);
+}
 
 // fp32 or bf16 to blocks of 64, two codes a byte; the unused half of an odd count's last byte is a zero's code.
 void groat_to_nf4(const void* values, int is_bf16, long count, const float* middles, uint8_t* packed, float* scales,

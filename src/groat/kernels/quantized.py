@@ -270,13 +270,23 @@ def int8_of(shape: tuple[int, int], ranges: Rows) -> Int8Matrix:
     first = 0
     for some in ranges:
         end = first + -(-len(some) // TILE_OUTPUTS)
-        _round_blocks(some.float(), tiles[first:end], scales[first:end])
+        _round_blocks(some, tiles[first:end], scales[first:end])
         first = end
     return Int8Matrix(tiles, scales, rows, columns)
 
 
 def _round_blocks(weight_NK: torch.Tensor, tiles: torch.Tensor, scales: torch.Tensor) -> None:
     """Fill `tiles` and `scales`."""
+    weight_NK = weight_NK if weight_NK.dtype == torch.bfloat16 else weight_NK.float()
+    if native := native_for():
+        weight_NK = weight_NK.contiguous()
+        native.groat_to_int8(
+            *(weight_NK.data_ptr(), int(weight_NK.dtype == torch.bfloat16), *weight_NK.shape),
+            *(tiles.data_ptr(), scales.data_ptr(), torch.get_num_threads()),
+        )
+        _check_finite(scales)
+        return
+    weight_NK = weight_NK.float()
     blocks_NBK = turned(torch.nn.functional.pad(weight_NK, (0, 0, 0, -len(weight_NK) % TILE_OUTPUTS)))
     largest_NB = blocks_NBK.abs().amax(-1)
     _check_finite(largest_NB)

@@ -40,7 +40,7 @@ def kernels(request: pytest.FixtureRequest):
     choose_kernels("auto")
 
 
-def test_int8_by_hand():
+def test_int8_by_hand(kernels: str):
     """A block with one value of 8 is turned into 64 of +-1: all of them at the end of the scale, 1/127 rounded up to
     bf16's next, 130 / 2^14. Zeros have the scale 0, and stay."""
     weight = torch.zeros(2, 100)
@@ -158,6 +158,22 @@ def test_the_compiled_quantizer_gives_the_bytes_of_torch(name: str):
     choose_kernels("auto")
     for ours, theirs in zip(compiled, expected, strict=True):
         assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(1, 1), (70, 100), (64, 576)])
+def test_int8_of_the_kernel_is_that_of_torch_but_for_a_last_bit_here_and_there(
+    shape: tuple[int, int], dtype: torch.dtype
+):
+    weight = random(*shape).to(dtype)
+    compiled = to_int8(weight)
+    choose_kernels("torch")
+    expected = to_int8(weight)
+    choose_kernels("auto")
+    apart = (compiled.tiles.int() - expected.tiles.int()).abs()
+    assert apart.max() <= 1
+    assert (apart > 0).float().mean() < 0.01
+    assert (compiled.scales.float() / expected.scales.float() - 1).nan_to_num().abs().max() <= 2**-7
 
 
 @pytest.mark.parametrize("wrong", [torch.inf, -torch.inf, torch.nan])

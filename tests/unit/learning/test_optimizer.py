@@ -6,14 +6,14 @@ import functools
 import math
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import bitsandbytes
 import pytest
 import torch
 
 from groat.config.tree import TrainingConfig
-from groat.kernels.native import Kernels, _Choice  # pyright: ignore[reportPrivateUsage]
+from groat.kernels.native import choose_kernels
 from groat.learning.optimizer import AdamW, AdamW8bit, Optimizer, learning_rate
 
 
@@ -145,10 +145,16 @@ def test_moments_in_8_bits_are_rounded_to_the_nearest_code_by_hand():
     assert codes["exp_avg_sq"] == [255, 127 + 21, 0, 1]
 
 
-@pytest.mark.parametrize("kernels", ["auto", "torch"])
-def test_training_in_8_bits_stays_near_training_in_fp32(kernels: Kernels, monkeypatch: pytest.MonkeyPatch):
+@pytest.fixture(params=["auto", "torch"])
+def kernels(request: pytest.FixtureRequest) -> Iterator[None]:
+    choose_kernels(request.param)
+    yield
+    choose_kernels("auto")
+
+
+@pytest.mark.usefixtures("kernels")
+def test_training_in_8_bits_stays_near_training_in_fp32():
     """A least-squares problem with noisy gradients: 200 steps lead as far away as bitsandbytes' 8 bits do (3.5%)."""
-    monkeypatch.setattr(_Choice, "kernels", kernels)
     generator = torch.Generator().manual_seed(0)
     aim, noise = torch.randn(40, 30, generator=generator), torch.randn(200, 40, 30, generator=generator)
 
@@ -172,16 +178,17 @@ def test_training_in_8_bits_stays_near_training_in_fp32(kernels: Kernels, monkey
     assert 0 < away < 0.04
 
 
-def test_the_kernel_and_torch_step_alike_in_8_bits(monkeypatch: pytest.MonkeyPatch):
+def test_the_kernel_and_torch_step_alike_in_8_bits():
     weights = [torch.linspace(-1, 1, 700).requires_grad_() for _ in range(2)]
     states: list[dict[str, torch.Tensor]] = []
     for weight, kernels in zip(weights, ("auto", "torch"), strict=True):
-        monkeypatch.setattr(_Choice, "kernels", kernels)
+        choose_kernels(kernels)
         optimizer = AdamW8bit([weight], config(weight_decay=0.1))
         for step in range(5):
             weight.grad = torch.sin(torch.arange(700.0) * (step + 1)) * 1e-3
             optimizer.step(0.02)
         states.append(dict(optimizer.state(weight)))
+    choose_kernels("auto")
     assert torch.allclose(*weights, rtol=0, atol=1e-6)
     for name in ("exp_avg.codes", "exp_avg_sq.codes"):
         # A rounding may fall to the other side where the last bit differs.
