@@ -9,6 +9,8 @@
 
 namespace {
 
+constexpr long ROWS_IN_CACHE = 96, BYTES_IN_CACHE = 1 << 20;
+
 void turn_back(const float* from, long blocks, float* out, long out_stride, long rows, long columns, int threads) {
 #pragma omp parallel for schedule(static) num_threads(threads)
   for (long place = 0; place < rows * blocks; place++) {
@@ -32,14 +34,20 @@ void int8_product(const Int8Tiles& weights, const float* x, long x_stride, long 
   const long row_parts = tiles < 4 * threads ? std::min(long(threads), rows) : 1;
   Rounded* left = static_cast<Rounded*>(scratch);
   round_rows(x, x_stride, rows, inputs, true, left, threads);
-#pragma omp parallel for schedule(static) num_threads(threads)
-  for (long task = 0; task < row_parts * tiles; task++) {
-    const long tile = task % tiles, first = tile * TILE_OUTPUTS;
-    const long row = cut(rows, task / tiles, row_parts), end = cut(rows, task / tiles + 1, row_parts);
-    const int width = int(std::min(long(TILE_OUTPUTS), weights.outputs - first));
-    const TileProduct<uint16_t> right{weights.block(tile, 0), weights.block_scales(tile, 0), blocks, 
-                                      bias ? bias + first : nullptr, width, false};
-    multiply_tile(right, left + row * blocks, blocks, end - row, out + row * out_stride + first, out_stride);
+  // Rows that stay in the cache meet all tiles before the next ones come.
+  const long at_once = std::max(ROWS_IN_CACHE, BYTES_IN_CACHE / (blocks * ROUNDED_BYTES));
+#pragma omp parallel num_threads(threads)
+  for (long start = 0; start < rows; start += at_once) {
+    const long here = std::min(at_once, rows - start);
+#pragma omp for schedule(static) nowait
+    for (long task = 0; task < row_parts * tiles; task++) {
+      const long tile = task % tiles, first = tile * TILE_OUTPUTS;
+      const long row = start + cut(here, task / tiles, row_parts), end = start + cut(here, task / tiles + 1, row_parts);
+      const int width = int(std::min(long(TILE_OUTPUTS), weights.outputs - first));
+      const TileProduct<uint16_t> right{weights.block(tile, 0), weights.block_scales(tile, 0), blocks,
+                                        bias ? bias + first : nullptr, width, false};
+      multiply_tile(right, left + row * blocks, blocks, end - row, out + row * out_stride + first, out_stride);
+    }
   }
 }
 

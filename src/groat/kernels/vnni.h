@@ -6,94 +6,14 @@
 
 #pragma once
 
-#include "int8.h"
+#include "amx.h"
+#include "rounded.h"
 
-#include <immintrin.h>
-
-#include <algorithm>
 #include <memory>
 
 namespace {
 
 constexpr int ROWS_AT_ONCE = 6;  // their sums, in int32 and in fp32, fill the 32 registers
-
-// A block of a row as the product reads it: 64 rounded values, their scale, and what the 128 adds.
-struct Rounded {
-  int8_t values[BLOCK];
-  float scale;
-  int32_t excess;
-};
-static_assert(sizeof(Rounded) == ROUNDED_BYTES);
-
-inline void add_and_subtract(__m512& a, __m512& b) {
-  const __m512 sum = _mm512_add_ps(a, b);
-  b = _mm512_sub_ps(a, b);
-  a = sum;
-}
-
-inline void hadamard(__m512 v[4]) {
-  add_and_subtract(v[0], v[1]), add_and_subtract(v[2], v[3]);
-  add_and_subtract(v[0], v[2]), add_and_subtract(v[1], v[3]);
-  const __m512 minus = _mm512_set1_ps(-0.0f);
-  for (int i = 0; i < 4; i++) {  // lane l with lane l ^ 8, 4, 2, 1: the sum in the lower one, the difference in the other
-    v[i] = _mm512_add_ps(_mm512_mask_xor_ps(v[i], 0xFF00, v[i], minus), _mm512_shuffle_f32x4(v[i], v[i], 0x4E));
-    v[i] = _mm512_add_ps(_mm512_mask_xor_ps(v[i], 0xF0F0, v[i], minus), _mm512_shuffle_f32x4(v[i], v[i], 0xB1));
-    v[i] = _mm512_add_ps(_mm512_mask_xor_ps(v[i], 0xCCCC, v[i], minus), _mm512_permute_ps(v[i], 0x4E));
-    v[i] = _mm512_add_ps(_mm512_mask_xor_ps(v[i], 0xAAAA, v[i], minus), _mm512_permute_ps(v[i], 0xB1));
-  }
-}
-
-inline void load_block(const float* from, int count, __m512 v[4]) {
-  for (int i = 0; i < 4; i++) {
-    const int left = std::clamp(count - 16 * i, 0, 16);
-    v[i] = _mm512_maskz_loadu_ps(__mmask16((1u << left) - 1), from + 16 * i);
-  }
-}
-
-inline float largest(const __m512 v[4]) {
-  const __m512 first = _mm512_max_ps(_mm512_abs_ps(v[0]), _mm512_abs_ps(v[1]));
-  return _mm512_reduce_max_ps(_mm512_max_ps(first, _mm512_max_ps(_mm512_abs_ps(v[2]), _mm512_abs_ps(v[3]))));
-}
-
-// Turned if asked for, then rounded to 127 steps either side of zero.
-inline void round_block(const float* from, int count, bool turned, Rounded& to) {
-  __m512 v[4];
-  load_block(from, count, v);
-  if (turned) hadamard(v);
-  const float most = largest(v), steps = most > 0 ? 127.0f / most : 0.0f;
-  __m512i total = _mm512_setzero_si512();
-  for (int i = 0; i < 4; i++) {
-    const __m512i whole = _mm512_cvtps_epi32(_mm512_mul_ps(v[i], _mm512_set1_ps(steps)));
-    total = _mm512_add_epi32(total, whole);
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(to.values + 16 * i), _mm512_cvtsepi32_epi8(whole));
-  }
-  to.scale = most / (turned ? 127.0f * 8.0f : 127.0f);
-  to.excess = -128 * _mm512_reduce_add_epi32(total);
-}
-
-inline __m512 scales_of(const uint16_t* from) {
-  const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
-  return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
-}
-
-inline __m512 scales_of(const float* from) { return _mm512_loadu_ps(from); }
-
-inline __m512i four_of(const int8_t* from) {
-  int32_t four;
-  std::memcpy(&four, from, sizeof four);
-  return _mm512_set1_epi32(four);
-}
-
-// One tile, and where its product goes: `width` outputs are stored, or added to what is there. Scales are bf16 or fp32.
-template <class Scale>
-struct TileProduct {
-  const uint8_t* values;
-  const Scale* scales;
-  long blocks;
-  const float* bias;  // or null
-  int width;
-  bool add;
-};
 
 // ROWS rows times one tile; `left_stride` blocks lie between the rows.
 template <int ROWS, class Scale>
@@ -131,17 +51,9 @@ void multiply_rows(const TileProduct<Scale>& right, const Rounded* left, long le
                                           sums[row][half]);
     }
   }
-  const uint32_t present = right.width >= TILE_OUTPUTS ? ~0u : (1u << right.width) - 1;
 #pragma GCC unroll 8
   for (int row = 0; row < ROWS; row++)
-    for (int half = 0; half < 2; half++) {
-      const __mmask16 mask = __mmask16(present >> (16 * half));
-      float* to = out + row * out_stride + 16 * half;
-      __m512 value = sums[row][half];
-      if (right.bias) value = _mm512_add_ps(value, _mm512_maskz_loadu_ps(mask, right.bias + 16 * half));
-      if (right.add) value = _mm512_add_ps(value, _mm512_maskz_loadu_ps(mask, to));
-      _mm512_mask_storeu_ps(to, mask, value);
-    }
+    for (int half = 0; half < 2; half++) store_sums(sums[row][half], right, half, out + row * out_stride);
 }
 
 // Where part `part` of `parts` equal ones begins.
@@ -158,9 +70,10 @@ void multiply_tile(const TileProduct<Scale>& right, const Rounded* left, long le
                                  multiply_rows<4, Scale>,
                                  multiply_rows<5, Scale>,
                                  multiply_rows<6, Scale>};
-  const long parts = (rows + ROWS_AT_ONCE - 1) / ROWS_AT_ONCE;
+  const long done = multiply_sixteens(right, left, left_stride, rows, out, out_stride), rest = rows - done;
+  const long parts = (rest + ROWS_AT_ONCE - 1) / ROWS_AT_ONCE;
   for (long part = 0; part < parts; part++) {
-    const long row = cut(rows, part, parts), size = cut(rows, part + 1, parts) - row;
+    const long row = done + cut(rest, part, parts), size = done + cut(rest, part + 1, parts) - row;
     by_rows[size](right, left + row * left_stride, left_stride, out + row * out_stride, out_stride);
   }
 }

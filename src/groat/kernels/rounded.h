@@ -1,0 +1,103 @@
+// Activations rounded to 8 bits, one tile of weights to multiply them with, and where the product goes.
+
+#pragma once
+
+#include "int8.h"
+
+#include <immintrin.h>
+
+#include <algorithm>
+#include <memory>
+
+namespace {
+
+// A block of a row as the product reads it: 64 rounded values, their scale, and what the 128 adds.
+struct Rounded {
+  int8_t values[BLOCK];
+  float scale;
+  int32_t excess;
+};
+static_assert(sizeof(Rounded) == ROUNDED_BYTES);
+
+inline void add_and_subtract(__m512& a, __m512& b) {
+  const __m512 sum = _mm512_add_ps(a, b);
+  b = _mm512_sub_ps(a, b);
+  a = sum;
+}
+
+inline void hadamard(__m512 v[4]) {
+  add_and_subtract(v[0], v[1]), add_and_subtract(v[2], v[3]);
+  add_and_subtract(v[0], v[2]), add_and_subtract(v[1], v[3]);
+  const __m512 minus = _mm512_set1_ps(-0.0f);
+  for (int i = 0; i < 4; i++) {  // lane l with lane l ^ 8, 4, 2, 1: the sum in the lower one, the difference in the other
+    v[i] = _mm512_add_ps(_mm512_mask_xor_ps(v[i], 0xFF00, v[i], minus), _mm512_shuffle_f32x4(v[i], v[i], 0x4E));
+    v[i] = _mm512_add_ps(_mm512_mask_xor_ps(v[i], 0xF0F0, v[i], minus), _mm512_shuffle_f32x4(v[i], v[i], 0xB1));
+    v[i] = _mm512_add_ps(_mm512_mask_xor_ps(v[i], 0xCCCC, v[i], minus), _mm512_permute_ps(v[i], 0x4E));
+    v[i] = _mm512_add_ps(_mm512_mask_xor_ps(v[i], 0xAAAA, v[i], minus), _mm512_permute_ps(v[i], 0xB1));
+  }
+}
+
+inline void load_block(const float* from, int count, __m512 v[4]) {
+  for (int i = 0; i < 4; i++) {
+    const int left = std::clamp(count - 16 * i, 0, 16);
+    v[i] = _mm512_maskz_loadu_ps(__mmask16((1u << left) - 1), from + 16 * i);
+  }
+}
+
+inline float largest(const __m512 v[4]) {
+  const __m512 first = _mm512_max_ps(_mm512_abs_ps(v[0]), _mm512_abs_ps(v[1]));
+  return _mm512_reduce_max_ps(_mm512_max_ps(first, _mm512_max_ps(_mm512_abs_ps(v[2]), _mm512_abs_ps(v[3]))));
+}
+
+// Turned if asked for, then rounded to 127 steps either side of zero.
+inline void round_block(const float* from, int count, bool turned, Rounded& to) {
+  __m512 v[4];
+  load_block(from, count, v);
+  if (turned) hadamard(v);
+  const float most = largest(v), steps = most > 0 ? 127.0f / most : 0.0f;
+  __m512i total = _mm512_setzero_si512();
+  for (int i = 0; i < 4; i++) {
+    const __m512i whole = _mm512_cvtps_epi32(_mm512_mul_ps(v[i], _mm512_set1_ps(steps)));
+    total = _mm512_add_epi32(total, whole);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to.values + 16 * i), _mm512_cvtsepi32_epi8(whole));
+  }
+  to.scale = most / (turned ? 127.0f * 8.0f : 127.0f);
+  to.excess = -128 * _mm512_reduce_add_epi32(total);
+}
+
+inline __m512 scales_of(const uint16_t* from) {
+  const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
+}
+
+inline __m512 scales_of(const float* from) { return _mm512_loadu_ps(from); }
+
+inline __m512i four_of(const int8_t* from) {
+  int32_t four;
+  std::memcpy(&four, from, sizeof four);
+  return _mm512_set1_epi32(four);
+}
+
+// One tile, and where its product goes: `width` outputs are stored, or added to what is there. Scales are bf16 or fp32.
+template <class Scale>
+struct TileProduct {
+  const uint8_t* values;
+  const Scale* scales;
+  long blocks;
+  const float* bias;  // or null
+  int width;
+  bool add;
+};
+
+// 16 sums of a row: of half `half` of the tile.
+template <class Scale>
+inline void store_sums(__m512 sums, const TileProduct<Scale>& right, int half, float* out) {
+  const int width = std::clamp(right.width - half * 16, 0, 16);
+  const __mmask16 mask = __mmask16((1u << width) - 1);
+  float* to = out + half * 16;
+  if (right.bias) sums = _mm512_add_ps(sums, _mm512_maskz_loadu_ps(mask, right.bias + half * 16));
+  if (right.add) sums = _mm512_add_ps(sums, _mm512_maskz_loadu_ps(mask, to));
+  _mm512_mask_storeu_ps(to, mask, sums);
+}
+
+}  // namespace
