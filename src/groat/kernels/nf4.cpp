@@ -7,30 +7,6 @@
 
 namespace {
 
-// 16 registers of 16 words each become their columns.
-void transpose(__m512i v[16]) {
-  __m512i pairs[16], fours[16];
-  for (int i = 0; i < 16; i += 2) {
-    pairs[i] = _mm512_unpacklo_epi32(v[i], v[i + 1]);
-    pairs[i + 1] = _mm512_unpackhi_epi32(v[i], v[i + 1]);
-  }
-  for (int i = 0; i < 16; i += 4)
-    for (int half = 0; half < 2; half++) {
-      fours[i + 2 * half] = _mm512_unpacklo_epi64(pairs[i + half], pairs[i + 2 + half]);
-      fours[i + 2 * half + 1] = _mm512_unpackhi_epi64(pairs[i + half], pairs[i + 2 + half]);
-    }
-  for (int i = 0; i < 4; i++) {  // 128-bit lanes: lane l of fours[4 j + i] is column 4 l + i of rows 4 j to 4 j + 3
-    const __m512i low = _mm512_shuffle_i32x4(fours[i], fours[4 + i], 0x44);
-    const __m512i high = _mm512_shuffle_i32x4(fours[i], fours[4 + i], 0xEE);
-    const __m512i low_next = _mm512_shuffle_i32x4(fours[8 + i], fours[12 + i], 0x44);
-    const __m512i high_next = _mm512_shuffle_i32x4(fours[8 + i], fours[12 + i], 0xEE);
-    v[i] = _mm512_shuffle_i32x4(low, low_next, 0x88);
-    v[4 + i] = _mm512_shuffle_i32x4(low, low_next, 0xDD);
-    v[8 + i] = _mm512_shuffle_i32x4(high, high_next, 0x88);
-    v[12 + i] = _mm512_shuffle_i32x4(high, high_next, 0xDD);
-  }
-}
-
 // The 16 values of the code as bytes, value + 128, in each 128-bit lane.
 __m512i code_bytes(const float* code) {
   alignas(16) uint8_t bytes[16];

@@ -104,6 +104,30 @@ struct MadeTile {
   alignas(64) Scale scales[BLOCKS * TILE_OUTPUTS];
 };
 
+// 16 registers of 16 words each become their columns.
+inline void transpose(__m512i v[16]) {
+  __m512i pairs[16], fours[16];
+  for (int i = 0; i < 16; i += 2) {
+    pairs[i] = _mm512_unpacklo_epi32(v[i], v[i + 1]);
+    pairs[i + 1] = _mm512_unpackhi_epi32(v[i], v[i + 1]);
+  }
+  for (int i = 0; i < 16; i += 4)
+    for (int half = 0; half < 2; half++) {
+      fours[i + 2 * half] = _mm512_unpacklo_epi64(pairs[i + half], pairs[i + 2 + half]);
+      fours[i + 2 * half + 1] = _mm512_unpackhi_epi64(pairs[i + half], pairs[i + 2 + half]);
+    }
+  for (int i = 0; i < 4; i++) {  // 128-bit lanes: lane l of fours[4 j + i] is column 4 l + i of rows 4 j to 4 j + 3
+    const __m512i low = _mm512_shuffle_i32x4(fours[i], fours[4 + i], 0x44);
+    const __m512i high = _mm512_shuffle_i32x4(fours[i], fours[4 + i], 0xEE);
+    const __m512i low_next = _mm512_shuffle_i32x4(fours[8 + i], fours[12 + i], 0x44);
+    const __m512i high_next = _mm512_shuffle_i32x4(fours[8 + i], fours[12 + i], 0xEE);
+    v[i] = _mm512_shuffle_i32x4(low, low_next, 0x88);
+    v[4 + i] = _mm512_shuffle_i32x4(low, low_next, 0xDD);
+    v[8 + i] = _mm512_shuffle_i32x4(high, high_next, 0x88);
+    v[12 + i] = _mm512_shuffle_i32x4(high, high_next, 0xDD);
+  }
+}
+
 // A tile of W', of 32 inputs from `input` and blocks of 64 outputs from `output`, turned and rounded along the outputs.
 struct TransposedTile : MadeTile<uint16_t> {
   template <class Weights>
@@ -114,26 +138,35 @@ struct TransposedTile : MadeTile<uint16_t> {
       if (from + BLOCK > weights.outputs) std::fill_n(wide, TILE_OUTPUTS * BLOCK, 0.0f);
       for (long half = 0; half < 2 && from + half * TILE_OUTPUTS < weights.outputs; half++)
         weights.widen(from + half * TILE_OUTPUTS, TILE_OUTPUTS, input, TILE_OUTPUTS, wide + half * TILE_OUTPUTS, BLOCK);
-      for (int i = 0; i < TILE_OUTPUTS; i++) round_weights(wide + i * BLOCK, block, i);
+      for (int half = 0; half < TILE_OUTPUTS; half += 16) round_weights(wide + half * BLOCK, block, half);
     }
   }
 
+  // 16 inputs from `place` on.
   void round_weights(const float* from, long block, int place) {
-    __m512 v[4];
-    load_block(from, BLOCK, v);
-    hadamard(v);
-    const uint16_t above = bfloat16_above(largest(v) / (127.0f * 8.0f));
-    const float scale = from_bfloat16(above) * 8.0f;
-    const __m512 steps = _mm512_set1_ps(scale > 0 ? 1.0f / scale : 0.0f);
-    scales[block * TILE_OUTPUTS + place] = above;
+    __m512i rows[16];
+    for (int i = 0; i < 16; i++) {
+      __m512 v[4];
+      load_block(from + i * BLOCK, BLOCK, v);
+      hadamard(v);
+      const uint16_t above = bfloat16_above(largest(v) / (127.0f * 8.0f));
+      const float scale = from_bfloat16(above) * 8.0f;
+      scales[block * TILE_OUTPUTS + place + i] = above;
+      rows[i] = bytes_of(v, _mm512_set1_ps(scale > 0 ? 1.0f / scale : 0.0f));
+    }
+    transpose(rows);
     uint8_t* to = values + block * BLOCK_BYTES + place * GROUP;
+    for (int group = 0; group < 16; group++) _mm512_store_si512(to + group * TILE_OUTPUTS * GROUP, rows[group]);
+  }
+
+  static __m512i bytes_of(const __m512 v[4], __m512 steps) {
+    __m128i bytes[4];
     for (int i = 0; i < 4; i++) {
       const __m512i whole = _mm512_add_epi32(_mm512_cvtps_epi32(_mm512_mul_ps(v[i], steps)), _mm512_set1_epi32(128));
-      alignas(16) uint32_t fours[4];
-      _mm_store_si128(reinterpret_cast<__m128i*>(fours), _mm512_cvtepi32_epi8(whole));
-      for (int group = 0; group < 4; group++)
-        std::memcpy(to + (4 * i + group) * TILE_OUTPUTS * GROUP, fours + group, GROUP);
+      bytes[i] = _mm512_cvtepi32_epi8(whole);
     }
+    const __m256i low = _mm256_set_m128i(bytes[1], bytes[0]), high = _mm256_set_m128i(bytes[3], bytes[2]);
+    return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
   }
 };
 
