@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from groat.kernels.rooms import ROOMS
-from groat.memory.measure import available_bytes, gib, resident_bytes
+from groat.memory.measure import amount, available_bytes, resident_bytes
 from groat.types import UserError
 
 _SPARE_BYTES = 192 * 2**20
@@ -35,12 +35,12 @@ class Guard:
         """The error for work that cannot be made any smaller."""
         if self.available() - _SPARE_BYTES < needed:
             return UserError(
-                f"the machine is short of memory: {what} needs {gib(needed):.2f} GiB and other processes have left "
-                f"{gib(max(0.0, self.available())):.2f} GiB. Close some of them"
+                f"the machine is short of memory: {what} needs {amount(needed)}, and other processes have left "
+                f"{amount(self.available())} ({amount(_SPARE_BYTES)} are kept free for them). Close some of them"
             )
         return UserError(
-            f"memory.budget {gib(self.budget_bytes):.2f} GiB cannot be kept: {what} needs {gib(needed):.2f} GiB beside "
-            f"the {gib(self.resident()):.2f} GiB that are held. Raise the budget, or allow shorter completions "
+            f"memory.budget {amount(self.budget_bytes)} cannot be kept: {what} needs {amount(needed)} beside the "
+            f"{amount(self.resident())} that are held. Raise the budget, or allow shorter completions "
             "(sampling.max_completion_length)"
         )
 
@@ -50,8 +50,8 @@ class Guard:
         return taken
 
     def _situation(self) -> str:
-        held = f"{gib(self.resident()):.2f} GiB held"
+        held = f"{amount(self.resident())} held"
         if math.isfinite(self.budget_bytes):
-            held += f" of {gib(self.budget_bytes):.2f}"
+            held += f" of {amount(self.budget_bytes)}"
         available = self.available()
-        return held + (f", {gib(available):.2f} GiB free on the machine" if math.isfinite(available) else "")
+        return held + (f", {amount(available)} free on the machine" if math.isfinite(available) else "")

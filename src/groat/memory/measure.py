@@ -79,5 +79,10 @@ def _status_bytes(name: str) -> int:
     return next((int(words[1]) * 1024 for words in lines), 0)
 
 
+def amount(num_bytes: float) -> str:
+    """For people: GiB, or MiB where that would be little."""
+    return f"{num_bytes / 2**30:.2f} GiB" if num_bytes >= 2**30 else f"{max(0.0, num_bytes) / 2**20:.0f} MiB"
+
+
 def gib(num_bytes: float) -> float:
     return num_bytes / 2**30

@@ -30,17 +30,17 @@ def test_the_room_is_never_more_than_the_machine_has_less_a_reserve() -> None:
 def test_interventions_are_told_once_with_the_figures_of_their_time() -> None:
     guard = guard_of(budget_mib=1024, resident_mib=512, available_mib=2048)
     guard.intervene("micro-batches cut down to 256 tokens")
-    told = "micro-batches cut down to 256 tokens (0.50 GiB held of 1.00, 2.00 GiB free on the machine)"
+    told = "micro-batches cut down to 256 tokens (512 MiB held of 1.00 GiB, 2.00 GiB free on the machine)"
     assert guard.take_interventions() == [told]
     assert guard.take_interventions() == []
 
 
 def test_a_refusal_names_the_budget_or_the_other_processes_whichever_is_short() -> None:
     by_budget = guard_of(budget_mib=1024, resident_mib=900).refuse("one sequence of 512 tokens", 200 * MIB)
-    assert "memory.budget 1.00 GiB cannot be kept: one sequence of 512 tokens needs 0.20 GiB" in str(by_budget)
+    assert "memory.budget 1.00 GiB cannot be kept: one sequence of 512 tokens needs 200 MiB" in str(by_budget)
     by_machine = guard_of(budget_mib=4096, available_mib=256).refuse("one sequence of 512 tokens", 200 * MIB)
     assert "short of memory" in str(by_machine)
-    assert "other processes have left 0.25 GiB" in str(by_machine)
+    assert "other processes have left 256 MiB (192 MiB are kept free for them)" in str(by_machine)
 
 
 @pytest.mark.parametrize("budget_mib", [50, 100])
