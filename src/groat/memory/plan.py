@@ -12,7 +12,7 @@ from functools import cache
 from groat.config.sizes import parse_size
 from groat.config.tree import MemoryConfig, RunConfig, SavedInputs
 from groat.memory.dynamic import DynamicKinds, Known, measuring_seconds
-from groat.memory.measure import available_bytes, gib, resident_bytes
+from groat.memory.measure import amount, available_bytes, gib, resident_bytes
 from groat.memory.phases import LearnCost, Trained, Way, learn_cost, phases
 from groat.memory.sizes import SPARE_ROOMS, loading_bytes, matrices, reading_bytes, weight_bytes
 from groat.memory.workload import Workload
@@ -115,7 +115,8 @@ def plan_memory(
         smallest = smallest_budget(config, spec, work, known)
         raise UserError(
             f"memory.budget {config.memory.budget} cannot be kept: the smallest that can is "
-            f"{math.ceil(smallest / 2**30 * 100) / 100:.2f}GiB. {_LOWER}"
+            f"{math.ceil(smallest / 2**30 * 100) / 100:.2f}GiB, of which Python, torch and the task take "
+            f"{amount(work.process_bytes)} before there is any model. {_LOWER}"
         )
     return fitting
 

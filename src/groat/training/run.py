@@ -391,7 +391,7 @@ class _Run:
             for name, figures in summary.memory.items()
         )
         self._console.note(
-            f"{summary.steps} steps in {summary.train_seconds / 60:.1f} minutes; "
+            f"{summary.steps} step{'s' if summary.steps != 1 else ''} in {summary.train_seconds / 60:.1f} minutes; "
             f"peak memory {summary.peak_gib:.2f} GiB (predicted {summary.predicted_peak_gib:.2f}; {phases}). "
             f"Adapter: {self._folder.adapter}. Read the rollouts: groat runs show {self._folder.path}"
         )
