@@ -11,13 +11,14 @@ from groat.config.tree import SamplingConfig
 from groat.model.lora import Adapter
 from groat.types import Group, Prompt
 
-Progress = Callable[[int, int], None]
-"""Called now and then with (tokens drawn, completions finished) since the last call."""
+Progress = Callable[[int], None]
+"""Called now and then with the tokens settled since the last call: drawn, or never to be drawn because a completion
+ended before it was as long as may be. In the end they are `max_completion_length` for every completion."""
 
 
-def no_progress(tokens: int, finished: int) -> None:
+def no_progress(settled: int) -> None:
     """Nobody is watching."""
-    del tokens, finished
+    del settled
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -78,7 +78,7 @@ class ScriptedSampler:
         for prompt, seed in zip(prompts, seeds, strict=True):
             texts = [self._answer(prompt, seed, index) for index in range(params.num_generations)]
             completions = tuple(self._completion(text, params, version or 0) for text in texts)
-            progress(sum(len(completion.token_ids) for completion in completions), len(completions))
+            progress(params.max_completion_length * len(completions))
             groups.append(Group(prompt=prompt, completions=completions))
         return groups
 

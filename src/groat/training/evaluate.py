@@ -40,10 +40,10 @@ def evaluate(
     seeds = range(len(prompts))
     sampled_params = replace(params, num_generations=num_samples)
     greedy_params = replace(params, num_generations=1, temperature=0.0)
-    total = len(prompts) * (num_samples + 1)
-    with phases.phase("evaluate", total, "answers", interruptible=True) as done, sampler.awake():
-        sampled = sampler.sample(prompts, adapter, sampled_params, seeds, lambda _, ended: done(ended))
-        greedy = sampler.sample(prompts, adapter, greedy_params, seeds, lambda _, ended: done(ended))
+    total = len(prompts) * (num_samples + 1) * params.max_completion_length
+    with phases.phase("evaluate", total, "tokens", interruptible=True) as done, sampler.awake():
+        sampled = sampler.sample(prompts, adapter, sampled_params, seeds, done)
+        greedy = sampler.sample(prompts, adapter, greedy_params, seeds, done)
     right_PK = [[is_correct(g.prompt.problem, c.text) for c in g.completions] for g in sampled]
     right_P = [is_correct(g.prompt.problem, g.completions[0].text) for g in greedy]
     return EvaluationResult(

@@ -43,9 +43,9 @@ def train_step(
 ) -> StepResult:
     """Sample, reward, give credit, update. `seeds` has one number per problem."""
     prompts = parts.encode(problems)
-    total = len(prompts) * parts.sampling.num_generations
-    with phases.phase("sample", total, "completions") as done, parts.sampler.awake():
-        groups = parts.sampler.sample(prompts, adapter, parts.sampling, seeds, lambda _, ended: done(ended))
+    total = len(prompts) * parts.sampling.num_generations * parts.sampling.max_completion_length
+    with phases.phase("sample", total, "tokens") as done, parts.sampler.awake():
+        groups = parts.sampler.sample(prompts, adapter, parts.sampling, seeds, done)
     with phases.phase("reward"):
         groups = parts.grader.grade(groups)
     with phases.phase("score", unit="tokens") as done:

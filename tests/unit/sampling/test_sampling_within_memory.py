@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from sampler_examples import SPEC, params_of, sampled, sampler_of, token_ids
+from sampler_examples import PROMPTS, SPEC, params_of, prompts_of, sampled, sampler_of, token_ids
 
 from groat.memory.guard import Guard
 from groat.memory.sizes import forward_bytes, kv_bytes
@@ -36,9 +36,14 @@ def test_paused_sequences_are_drawn_again_token_for_token():
         looks += 1
         return 0 if looks == 1 else 100 * EACH if looks < 4 else 0
 
-    guard = guard_of(filling_up)
-    assert token_ids(sampled(sampler_of(guard=guard), PARAMS)) == whole
+    guard, told = guard_of(filling_up), list[int]()
+    sampler = sampler_of(guard=guard)
+    with sampler.awake():
+        groups = sampler.sample(prompts_of(), None, PARAMS, list(range(len(PROMPTS))), told.append)
+    assert token_ids(groups) == whole
     assert any("9 sequences paused" in words for words in guard.take_interventions())
+    assert min(told) < 0
+    assert sum(told) == len(PROMPTS) * PARAMS.num_generations * PARAMS.max_completion_length
 
 
 def test_where_not_even_one_sequence_fits_it_is_said():

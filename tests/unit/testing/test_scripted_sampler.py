@@ -58,12 +58,12 @@ def test_completions_carry_the_policy_version_and_calls_are_remembered():
     assert (call.policy_version, call.params, call.seeds, call.prompts[0].problem.id) == (3, TWO, (0,), "p")
 
 
-def test_progress_counts_tokens_and_completions():
-    seen: list[tuple[int, int]] = []
+def test_progress_counts_the_tokens_that_could_have_been():
+    seen: list[int] = []
     sampler = ScriptedSampler(["a", "bc"])
     with sampler.awake():
-        sampler.sample([a_prompt("p")], None, TWO, [0], lambda tokens, ended: seen.append((tokens, ended)))
-    assert seen == [(3, 2)]
+        sampler.sample([a_prompt("p")], None, TWO, [0], seen.append)
+    assert seen == [2 * TWO.max_completion_length]
 
 
 def test_too_few_answers_and_a_sleeping_sampler_are_errors():

@@ -102,7 +102,7 @@ class NativeSampler:
             self._guard,
         )
         while rollout.is_unfinished:
-            progress(*rollout.advance())
+            progress(rollout.advance())
         return rollout.groups()
 
     def _check_length(self, prompt: Prompt, params: SamplingParams) -> None:
@@ -158,8 +158,11 @@ class _Rollout:
     def is_unfinished(self) -> bool:
         return bool(self._waiting or self._live)
 
-    def advance(self) -> tuple[int, int]:
-        """Let sequences in, draw a token for each live one, and run the model on those that go on."""
+    def advance(self) -> int:
+        """Let sequences in, draw a token for each live one, and run the model on those that go on.
+
+        The tokens that are settled by that; fewer than none where sequences were paused, which are drawn again.
+        """
         self._admit()
         drawn = len(self._live)
         self._draw()
@@ -167,9 +170,10 @@ class _Rollout:
         finished = [sequence for sequence in self._live if sequence.finish_reason is not None]
         self._retire(finished)
         self._live = [self._live[row] for row in staying]
-        self._pause_if_short()
+        forgotten = self._pause_if_short()
         self._hidden_SH = self._decode() if self._live else self._hidden_SH[:0]
-        return drawn, len(finished)
+        spared = sum(self._params.max_completion_length - len(sequence.token_ids) for sequence in finished)
+        return drawn + spared - forgotten
 
     def groups(self) -> list[Group]:
         by_prompt: list[list[_Sequence]] = [[] for _ in self._prompts]
@@ -208,19 +212,20 @@ class _Rollout:
         self._guard.intervene(f"no more than {self._max_concurrent} sequences side by side, for want of memory")
         return fitting
 
-    def _pause_if_short(self) -> None:
+    def _pause_if_short(self) -> int:
         """Every few tokens: where memory runs out all the same, half of the sequences wait and are drawn again later,
-        token for token."""
+        token for token. The tokens that are forgotten by that."""
         self._num_advances += 1
         growth = self._kv_bytes * _TOKENS_BETWEEN_LOOKS * len(self._live)
         if self._num_advances % _TOKENS_BETWEEN_LOOKS or len(self._live) < 2 or self._guard.room() >= growth:
-            return
+            return 0
         by_length = sorted(self._live, key=lambda sequence: len(sequence.token_ids))
         paused = by_length[: len(by_length) // 2]
         self._live = [sequence for sequence in self._live if sequence not in paused]
         self._waiting.extend(_begun_again(sequence) for sequence in reversed(paused))
         self._max_concurrent = len(self._live)
         self._guard.intervene(f"{len(paused)} sequences paused, for want of memory")
+        return sum(len(sequence.token_ids) for sequence in paused)
 
     def _draw(self) -> None:
         params, live = self._params, self._live
