@@ -22,36 +22,46 @@ inline bool tiles_are_allowed() {
 
 struct alignas(64) TileShapes {
   uint8_t palette = 1, start_row = 0, reserved[14] = {};
-  uint16_t row_bytes[16] = {64, 64, 64};
-  uint8_t rows[16] = {SIXTEEN, SIXTEEN, SIXTEEN};
+  uint16_t row_bytes[16] = {64, 64, 64, 64, 64};
+  uint8_t rows[16] = {SIXTEEN, SIXTEEN, SIXTEEN, SIXTEEN, SIXTEEN};
 };
 
-// 16 rows of activations times 16 outputs of a tile, block by block.
+// 16 rows of activations times a tile of 32 outputs, block by block.
 template <class Scale>
-inline void multiply_square(const TileProduct<Scale>& right, int half, const Rounded* left, long left_stride,
-                            float* out, long out_stride) {
-  alignas(64) int32_t wholes[2][SIXTEEN][SIXTEEN];
-  __m512 sums[SIXTEEN];
-  for (int row = 0; row < SIXTEEN; row++) sums[row] = _mm512_setzero_ps();
+inline void multiply_strip(const TileProduct<Scale>& right, const Rounded* left, long left_stride, float* out,
+                           long out_stride) {
+  alignas(64) int32_t wholes[2][2][SIXTEEN][SIXTEEN];  // by turns, so that a block need not wait for the one before
+  __m512 sums[SIXTEEN][2];
+  for (int row = 0; row < SIXTEEN; row++) sums[row][0] = sums[row][1] = _mm512_setzero_ps();
   for (long block = 0; block < right.blocks; block++) {
     const Rounded* here = left + block;
+    const uint8_t* values = right.values + block * BLOCK_BYTES;
     auto& whole = wholes[block % 2];
     _tile_zero(0);
-    _tile_loadd(1, here->values, left_stride * long(sizeof(Rounded)));
-    _tile_loadd(2, right.values + block * BLOCK_BYTES + half * 64, TILE_OUTPUTS * GROUP);
-    _tile_dpbsud(0, 1, 2);
-    _tile_stored(0, whole, sizeof whole[0]);
-    const __m512 factors = scales_of(right.scales + block * TILE_OUTPUTS + half * SIXTEEN);
+    _tile_zero(1);
+    _tile_loadd(2, here->values, left_stride * long(sizeof(Rounded)));
+    _tile_loadd(3, values, TILE_OUTPUTS * GROUP);
+    _tile_dpbsud(0, 2, 3);
+    _tile_loadd(4, values + 64, TILE_OUTPUTS * GROUP);
+    _tile_dpbsud(1, 2, 4);
+    _tile_stored(0, whole[0], sizeof whole[0][0]);
+    _tile_stored(1, whole[1], sizeof whole[1][0]);
+    const Scale* scales = right.scales + block * TILE_OUTPUTS;
+    const __m512 factors[2] = {scales_of(scales), scales_of(scales + SIXTEEN)};
 #pragma GCC unroll 16
     for (int row = 0; row < SIXTEEN; row++) {
       const Rounded& rounded = here[row * left_stride];
-      const __m512i exact = _mm512_add_epi32(_mm512_load_si512(whole[row]), _mm512_set1_epi32(rounded.excess));
-      const __m512 scale = _mm512_mul_ps(factors, _mm512_set1_ps(rounded.scale));
-      sums[row] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(exact), scale, sums[row]);
+      const __m512i excess = _mm512_set1_epi32(rounded.excess);
+      const __m512 scale = _mm512_set1_ps(rounded.scale);
+      for (int half = 0; half < 2; half++) {
+        const __m512i exact = _mm512_add_epi32(_mm512_load_si512(whole[half][row]), excess);
+        sums[row][half] =
+            _mm512_fmadd_ps(_mm512_cvtepi32_ps(exact), _mm512_mul_ps(factors[half], scale), sums[row][half]);
+      }
     }
   }
-#pragma GCC unroll 16
-  for (int row = 0; row < SIXTEEN; row++) store_sums(sums[row], right, half, out + row * out_stride);
+  for (int row = 0; row < SIXTEEN; row++)
+    for (int half = 0; half < 2; half++) store_sums(sums[row][half], right, half, out + row * out_stride);
 }
 
 // As many rows as come in sixteens; returns how many these are.
@@ -63,8 +73,7 @@ long multiply_sixteens(const TileProduct<Scale>& right, const Rounded* left, lon
   const TileShapes shapes;
   _tile_loadconfig(&shapes);
   for (long row = 0; row < sixteens * SIXTEEN; row += SIXTEEN)
-    for (int half = 0; half < 2; half++)
-      multiply_square(right, half, left + row * left_stride, left_stride, out + row * out_stride, out_stride);
+    multiply_strip(right, left + row * left_stride, left_stride, out + row * out_stride, out_stride);
   _tile_release();
   return sixteens * SIXTEEN;
 }

@@ -33,7 +33,7 @@ void int8_product(const Int8Tiles& weights, const float* x, long x_stride, long 
   const long blocks = weights.blocks, tiles = (weights.outputs + TILE_OUTPUTS - 1) / TILE_OUTPUTS;
   const long row_parts = tiles < 4 * threads ? std::min(long(threads), rows) : 1;
   Rounded* left = static_cast<Rounded*>(scratch);
-  round_rows(x, x_stride, rows, inputs, true, left, threads);
+  round_rows(x, x_stride, rows, inputs, Order::TURNED, left, threads);
   // Rows that stay in the cache meet all tiles before the next ones come.
   const long at_once = std::max(ROWS_IN_CACHE, BYTES_IN_CACHE / (blocks * ROUNDED_BYTES));
 #pragma omp parallel num_threads(threads)
@@ -56,7 +56,7 @@ void int8_straight_product(const Int8Tiles& weights, const float* grad, long gra
   const long blocks = blocks_of(weights.outputs), width = weights.blocks * BLOCK;
   Rounded* left = static_cast<Rounded*>(scratch);
   float* turned = reinterpret_cast<float*>(left + rows * blocks);
-  round_rows(grad, grad_stride, rows, weights.outputs, true, left, threads);
+  round_rows(grad, grad_stride, rows, weights.outputs, Order::TURNED, left, threads);
   multiply_transposed(weights, left, turned, width, rows, width, threads);
   turn_back(turned, weights.blocks, out, out_stride, rows, inputs, threads);
 }

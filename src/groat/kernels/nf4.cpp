@@ -22,23 +22,46 @@ struct CodedTile : MadeTile<float> {
   }
 
   void fill_half(const NF4Rows& weights, __m512i bytes, long output, long number, long block, int half) {
-    __m512i rows[16];
-    for (int i = 0; i < 16; i++) {
-      const bool is_there = output + i < weights.outputs;
-      const long place = (output + i) * (weights.inputs / BLOCK) + number;
-      rows[i] = is_there ? expanded(weights.values + place * (BLOCK / 2), bytes) : _mm512_set1_epi8(-128);
-      scales[block * TILE_OUTPUTS + half + i] = is_there ? weights.scale(place) / 127.0f : 0.0f;
-    }
-    transpose(rows);
+    const long row_blocks = weights.inputs / BLOCK, first = output * row_blocks + number;
+    const int present = int(std::clamp(weights.outputs - output, 0L, 16L));
+    for (int i = 0; i < 16; i++)
+      scales[block * TILE_OUTPUTS + half + i] = i < present ? weights.scale(first + i * row_blocks) * (1 / 127.0f) : 0.0f;
+    const uint8_t* rows[16];  // those that are not there get the scale 0: any bytes will do
+    for (int i = 0; i < 16; i++) rows[i] = weights.values + (i < present ? first + i * row_blocks : first) * (BLOCK / 2);
+    __m512i columns[8];
+    gather(rows, columns);
     uint8_t* to = values + block * BLOCK_BYTES + half * GROUP;
-    for (int group = 0; group < 16; group++) _mm512_store_si512(to + group * TILE_OUTPUTS * GROUP, rows[group]);
+    const __m512i low = _mm512_set1_epi8(15);
+    for (int i = 0; i < 8; i++) {  // four bytes of each row: eight inputs, the even ones in the high halves
+      const __m512i even = _mm512_and_si512(_mm512_srli_epi16(columns[i], 4), low), odd = _mm512_and_si512(columns[i], low);
+      _mm512_store_si512(to + 2 * i * TILE_OUTPUTS * GROUP, _mm512_shuffle_epi8(bytes, even));
+      _mm512_store_si512(to + (2 * i + 1) * TILE_OUTPUTS * GROUP, _mm512_shuffle_epi8(bytes, odd));
+    }
   }
 
-  // 64 values from 32 bytes, the high half of each byte first.
-  static __m512i expanded(const uint8_t* from, __m512i bytes) {
-    const __m512i pairs = _mm512_cvtepu8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
-    const __m512i second = _mm512_and_si512(_mm512_slli_epi16(pairs, 8), _mm512_set1_epi16(0x0F00));
-    return _mm512_shuffle_epi8(bytes, _mm512_or_si512(_mm512_srli_epi16(pairs, 4), second));
+  // columns[i] = the i-th four bytes of all 16 rows.
+  static void gather(const uint8_t* const rows[16], __m512i columns[8]) {
+    __m512i fours[8];
+    for (int i = 0; i < 8; i += 4) {  // rows 2 i to 2 i + 7: four of them in the lower halves, four in the upper ones
+      __m512i pairs[4], halves[4];
+      for (int k = 0; k < 4; k++) {
+        const __m256i lower = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(rows[2 * i + k]));
+        const __m256i upper = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(rows[2 * i + k + 4]));
+        pairs[k] = _mm512_inserti64x4(_mm512_castsi256_si512(lower), upper, 1);
+      }
+      for (int k = 0; k < 4; k += 2) {
+        halves[k] = _mm512_unpacklo_epi32(pairs[k], pairs[k + 1]);
+        halves[k + 1] = _mm512_unpackhi_epi32(pairs[k], pairs[k + 1]);
+      }
+      for (int k = 0; k < 2; k++) {
+        fours[i + 2 * k] = _mm512_unpacklo_epi64(halves[k], halves[k + 2]);
+        fours[i + 2 * k + 1] = _mm512_unpackhi_epi64(halves[k], halves[k + 2]);
+      }
+    }
+    for (int k = 0; k < 4; k++) {  // lanes of fours[k]: columns k and 4 + k, of the first four rows and of the next four
+      columns[k] = _mm512_shuffle_i32x4(fours[k], fours[4 + k], 0x88);
+      columns[4 + k] = _mm512_shuffle_i32x4(fours[k], fours[4 + k], 0xDD);
+    }
   }
 };
 
@@ -76,7 +99,7 @@ void nf4_product(const NF4Rows& weights, const float* x, long x_stride, float* o
                  const float* bias, void* scratch, int threads) {
   const long blocks = weights.inputs / BLOCK, tiles = (weights.outputs + TILE_OUTPUTS - 1) / TILE_OUTPUTS;
   Rounded* left = static_cast<Rounded*>(scratch);
-  round_rows(x, x_stride, rows, weights.inputs, false, left, threads);
+  round_rows(x, x_stride, rows, weights.inputs, Order::PAIRED, left, threads);
   const __m512i bytes = code_bytes(weights.code);
 #pragma omp parallel num_threads(threads)
   {
@@ -97,7 +120,7 @@ void nf4_product(const NF4Rows& weights, const float* x, long x_stride, float* o
 void nf4_straight_product(const NF4Rows& weights, const float* grad, long grad_stride, float* out, long out_stride,
                           long rows, void* scratch, int threads) {
   Rounded* left = static_cast<Rounded*>(scratch);
-  round_rows(grad, grad_stride, rows, weights.outputs, true, left, threads);
+  round_rows(grad, grad_stride, rows, weights.outputs, Order::TURNED, left, threads);
   multiply_transposed(WideRows{weights}, left, out, out_stride, rows, weights.inputs, threads);
 }
 

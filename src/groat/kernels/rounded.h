@@ -49,11 +49,21 @@ inline float largest(const __m512 v[4]) {
   return _mm512_reduce_max_ps(_mm512_max_ps(first, _mm512_max_ps(_mm512_abs_ps(v[2]), _mm512_abs_ps(v[3]))));
 }
 
-// Turned if asked for, then rounded to 127 steps either side of zero.
-inline void round_block(const float* from, int count, bool turned, Rounded& to) {
+// Of every eight bytes, those at even places first.
+inline void pair(int8_t* values) {
+  const __m512i places = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15));
+  _mm512_storeu_si512(values, _mm512_shuffle_epi8(_mm512_loadu_si512(values), places));
+}
+
+// How a block lies beside the weights it meets: turned as int8's are, or its even and odd numbers apart, by eights, as
+// NF4's pairs come out of their bytes.
+enum class Order { TURNED, PAIRED };
+
+// Put in order, and rounded to 127 steps either side of zero.
+inline void round_block(const float* from, int count, Order order, Rounded& to) {
   __m512 v[4];
   load_block(from, count, v);
-  if (turned) hadamard(v);
+  if (order == Order::TURNED) hadamard(v);
   const float most = largest(v), steps = most > 0 ? 127.0f / most : 0.0f;
   __m512i total = _mm512_setzero_si512();
   for (int i = 0; i < 4; i++) {
@@ -61,7 +71,8 @@ inline void round_block(const float* from, int count, bool turned, Rounded& to) 
     total = _mm512_add_epi32(total, whole);
     _mm_storeu_si128(reinterpret_cast<__m128i*>(to.values + 16 * i), _mm512_cvtsepi32_epi8(whole));
   }
-  to.scale = most / (turned ? 127.0f * 8.0f : 127.0f);
+  if (order == Order::PAIRED) pair(to.values);
+  to.scale = most / (order == Order::TURNED ? 127.0f * 8.0f : 127.0f);
   to.excess = -128 * _mm512_reduce_add_epi32(total);
 }
 

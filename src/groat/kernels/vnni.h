@@ -79,13 +79,13 @@ void multiply_tile(const TileProduct<Scale>& right, const Rounded* left, long le
 }
 
 // Rows as a product reads them, [rows, blocks].
-inline void round_rows(const float* from, long stride, long rows, long columns, bool turned, Rounded* to,
+inline void round_rows(const float* from, long stride, long rows, long columns, Order order, Rounded* to,
                        int threads) {
   const long blocks = blocks_of(columns);
 #pragma omp parallel for schedule(static) num_threads(threads) if (rows * blocks > 16)
   for (long place = 0; place < rows * blocks; place++) {
     const long first = place % blocks * BLOCK;
-    round_block(from + place / blocks * stride + first, int(std::min(long(BLOCK), columns - first)), turned, to[place]);
+    round_block(from + place / blocks * stride + first, int(std::min(long(BLOCK), columns - first)), order, to[place]);
   }
 }
 
