@@ -1,4 +1,4 @@
-// AdamW with moments of 8 bits: what adamw_8bit.py does with torch, without the fp32 moments ever being there.
+// AdamW with moments of 8 bits: what adamw.py does with torch, without the fp32 moments ever being there.
 
 #include <algorithm>
 #include <cmath>

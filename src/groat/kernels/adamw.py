@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 
 from groat.kernels.native import native_for
-from groat.kernels.quantized import dynamic_code
+from groat.kernels.quantized import dynamic_code, middles
 
 BLOCK = 256
 """Numbers with a scale of their own."""
@@ -94,8 +94,7 @@ def _values(signed: bool) -> torch.Tensor:
 
 @functools.cache
 def _middles(signed: bool) -> torch.Tensor:
-    values = _values(signed)
-    return (values[:-1] + values[1:]) / 2
+    return middles(_values(signed))
 
 
 def _zero(signed: bool) -> int:

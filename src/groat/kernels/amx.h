@@ -71,6 +71,7 @@ long multiply_sixteens(const TileProduct<Scale>& right, const Rounded* left, lon
   const long sixteens = rows / SIXTEEN;
   if (!sixteens || !tiles_are_allowed()) return 0;
   const TileShapes shapes;
+  asm volatile("" ::: "memory");  // tiles are loaded behind the compiler's back: all stores before must have happened
   _tile_loadconfig(&shapes);
   for (long row = 0; row < sixteens * SIXTEEN; row += SIXTEEN)
     multiply_strip(right, left + row * left_stride, left_stride, out + row * out_stride, out_stride);

@@ -26,6 +26,15 @@ inline float from_bfloat16(uint16_t half) {
   return value;
 }
 
+constexpr uint16_t NOT_A_NUMBER = 0x7FC0;
+
+// The next bf16 number that is not smaller; NaN for NaN and infinities.
+inline uint16_t bfloat16_above(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return bits >= 0x7F800000 ? NOT_A_NUMBER : uint16_t((bits + 0xFFFF) >> 16);
+}
+
 // 64 numbers times a Hadamard matrix, in place; eight times as large as the orthogonal one makes them.
 inline void hadamard(float* values) {
   for (int step = 1; step < BLOCK; step *= 2)

@@ -26,8 +26,8 @@ struct CodedTile : MadeTile<float> {
     const int present = int(std::clamp(weights.outputs - output, 0L, 16L));
     for (int i = 0; i < 16; i++)
       scales[block * TILE_OUTPUTS + half + i] = i < present ? weights.scale(first + i * row_blocks) * (1 / 127.0f) : 0.0f;
-    const uint8_t* rows[16];  // those that are not there get the scale 0: any bytes will do
-    for (int i = 0; i < 16; i++) rows[i] = weights.values + (i < present ? first + i * row_blocks : first) * (BLOCK / 2);
+    const uint8_t* rows[16];  // those that are not there get the scale 0: the first row's bytes will do
+    for (int i = 0; i < 16; i++) rows[i] = weights.values + (i < present ? first + i * row_blocks : 0) * (BLOCK / 2);
     __m512i columns[8];
     gather(rows, columns);
     uint8_t* to = values + block * BLOCK_BYTES + half * GROUP;

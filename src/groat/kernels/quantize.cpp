@@ -12,12 +12,6 @@
 
 namespace {
 
-inline uint16_t bfloat16_not_below(float value) {
-  uint32_t bits;
-  std::memcpy(&bits, &value, sizeof bits);
-  return uint16_t((bits + 0xFFFF) >> 16);
-}
-
 constexpr int NF4_VALUES = 16, NF4_BLOCK = 64;
 constexpr uint8_t NF4_ZERO = 7;
 constexpr float SMALLEST = 1e-38f;          // what a block of zeros is divided by, as in bitsandbytes
@@ -59,12 +53,7 @@ void nearest_of_16(const float* relative, const float* middles, int32_t* codes) 
 }
 
 inline float widened(float value) { return value; }
-inline float widened(uint16_t bf16) {
-  const uint32_t bits = uint32_t(bf16) << 16;
-  float value;
-  std::memcpy(&value, &bits, sizeof value);
-  return value;
-}
+inline float widened(uint16_t bf16) { return from_bfloat16(bf16); }
 
 template <class Number>
 void to_nf4(const Number* values, long count, const float* middles, uint8_t* packed, float* scales, int threads) {
@@ -90,7 +79,8 @@ uint16_t to_int8(const Number* values, int count, uint8_t* to) {
   float turned[BLOCK] = {};
   for (int i = 0; i < count; i++) turned[i] = widened(values[i]);
   hadamard_orthogonal(turned);
-  const uint16_t scale = bfloat16_not_below(largest_magnitude(turned, BLOCK) / 127.0f);
+  const uint16_t scale = bfloat16_above(largest_magnitude(turned, BLOCK) / 127.0f);
+  if (scale == NOT_A_NUMBER) return scale;  // refused by whoever asked
   const float divisor = std::max(from_bfloat16(scale), SMALLEST);
   for (int i = 0; i < BLOCK; i++)
     to[i / GROUP * TILE_OUTPUTS * GROUP + i % GROUP] = uint8_t(int(std::nearbyint(turned[i] / divisor)) + 128);

@@ -368,15 +368,16 @@ def _nearest_bytes(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 @functools.cache
 def _nf4_middles() -> torch.Tensor:
-    return _middles(nf4_code())
+    return middles(nf4_code())
 
 
 @functools.cache
 def _dynamic_middles() -> torch.Tensor:
-    return _middles(dynamic_code())
+    return middles(dynamic_code())
 
 
-def _middles(code: torch.Tensor) -> torch.Tensor:
+def middles(code: torch.Tensor) -> torch.Tensor:
+    """Between neighbours of an ascending code: where the nearest value changes."""
     return (code[:-1] + code[1:]) / 2
 
 
@@ -390,4 +391,4 @@ def _nearest(values: torch.Tensor, code: torch.Tensor, block: int) -> tuple[torc
     relative = whole * (1.0 / divisors)
     if tail:
         relative[-1] = whole[-1] / divisors[-1]
-    return torch.bucketize(relative.flatten()[:size], _middles(code)).to(torch.uint8), scales
+    return torch.bucketize(relative.flatten()[:size], middles(code)).to(torch.uint8), scales

@@ -7,7 +7,6 @@
 #include <immintrin.h>
 
 #include <algorithm>
-#include <memory>
 
 namespace {
 
@@ -49,6 +48,13 @@ inline float largest(const __m512 v[4]) {
   return _mm512_reduce_max_ps(_mm512_max_ps(first, _mm512_max_ps(_mm512_abs_ps(v[2]), _mm512_abs_ps(v[3]))));
 }
 
+inline bool all_numbers(const __m512 v[4]) {
+  const __m512 zeros[4] = {_mm512_sub_ps(v[0], v[0]), _mm512_sub_ps(v[1], v[1]), _mm512_sub_ps(v[2], v[2]),
+                           _mm512_sub_ps(v[3], v[3])};  // NaN for NaN and infinities
+  const __m512 zero = _mm512_add_ps(_mm512_add_ps(zeros[0], zeros[1]), _mm512_add_ps(zeros[2], zeros[3]));
+  return _mm512_cmp_ps_mask(zero, zero, _CMP_UNORD_Q) == 0;
+}
+
 // Of every eight bytes, those at even places first.
 inline void pair(int8_t* values) {
   const __m512i places = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15));
@@ -64,6 +70,11 @@ inline void round_block(const float* from, int count, Order order, Rounded& to) 
   __m512 v[4];
   load_block(from, count, v);
   if (order == Order::TURNED) hadamard(v);
+  if (__builtin_expect(!all_numbers(v), false)) {  // so that the product is not one either, and the step is noticed
+    std::memset(to.values, 0, sizeof to.values);
+    to.scale = NAN, to.excess = 0;
+    return;
+  }
   const float most = largest(v), steps = most > 0 ? 127.0f / most : 0.0f;
   __m512i total = _mm512_setzero_si512();
   for (int i = 0; i < 4; i++) {

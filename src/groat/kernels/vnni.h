@@ -89,13 +89,6 @@ inline void round_rows(const float* from, long stride, long rows, long columns, 
   }
 }
 
-// The next bf16 number that is not smaller.
-inline uint16_t bfloat16_above(float value) {
-  uint32_t bits;
-  std::memcpy(&bits, &value, sizeof bits);
-  return uint16_t((bits + 0xFFFF) >> 16);
-}
-
 // A tile that is made when it is needed; of so many blocks at most, since more would not stay in the cache.
 template <class Scale>
 struct MadeTile {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 
@@ -19,18 +19,21 @@ class Optimizer(ABC):
     Not `torch.optim.AdamW`, which imports 60 MiB of compiler with it.
     """
 
+    _names: ClassVar[frozenset[str]]
+    """Of a parameter's state."""
+
     def __init__(self, parameters: Iterable[torch.Tensor], config: TrainingConfig) -> None:
         self._parameters = list(parameters)
         self._config = config
         self._state: dict[torch.Tensor, dict[str, torch.Tensor]] = {}
 
     def state(self, parameter: torch.Tensor) -> Mapping[str, torch.Tensor]:
-        """`step` and the moments; empty before the parameter's first step. Not copies."""
+        """`step` and the moments; empty until they take memory. Not copies."""
         return self._state.get(parameter, {})
 
     def restore(self, parameter: torch.Tensor, state: Mapping[str, torch.Tensor]) -> None:
         """Go back to what `state` gave; copies it. ValueError if another kind of optimizer gave it."""
-        if state and state.keys() != self._new_state(parameter).keys():
+        if state and self._names.symmetric_difference(state):
             raise ValueError("the moments are those of another optimizer")
         self._state[parameter] = {name: tensor.clone() for name, tensor in state.items()}
 
@@ -76,6 +79,8 @@ class Optimizer(ABC):
 class AdamW(Optimizer):
     """Moments in fp32, by torch's fused kernel, the fastest on a CPU."""
 
+    _names = frozenset({"step", "exp_avg", "exp_avg_sq"})
+
     def _new_state(self, parameter: torch.Tensor) -> dict[str, torch.Tensor]:
         moments = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
         return {"step": torch.zeros((), device=parameter.device), **moments}
@@ -104,8 +109,14 @@ class AdamW(Optimizer):
         )
 
 
+_MOMENTS = {"exp_avg": True, "exp_avg_sq": False}
+"""And whether they have a sign."""
+
+
 class AdamW8bit(Optimizer):
     """Moments in 8 bits (arXiv:2110.02861): a quarter of the memory, and a little noise in every step."""
+
+    _names = frozenset({"step", "exp_avg.codes", "exp_avg.scales", "exp_avg_sq.codes", "exp_avg_sq.scales"})
 
     def _new_state(self, parameter: torch.Tensor) -> dict[str, torch.Tensor]:
         state = {"step": torch.zeros(())}
@@ -137,10 +148,6 @@ class AdamW8bit(Optimizer):
                 Moment8(state[f"{name}.codes"], state[f"{name}.scales"], signed) for name, signed in _MOMENTS.items()
             )
             adamw_8bit_(parameter, grad, mean, square, numbers)
-
-
-_MOMENTS = {"exp_avg": True, "exp_avg_sq": False}
-"""And whether they have a sign."""
 
 
 def build_optimizer(parameters: Iterable[torch.Tensor], config: TrainingConfig) -> Optimizer:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from groat.memory.allocate import Choice, allocate
+from groat.memory.phases import Way
 from groat.memory.sensitivities import MEASURED, NUM_TOKENS, Sensitivities
 from groat.memory.sizes import matrices, matrix_bytes, measuring_bytes, weight_bytes
 from groat.model.spec import ModelSpec
@@ -67,12 +68,14 @@ class DynamicKinds:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Known:
-    """What is known of the frozen weights before a run is planned."""
+    """What is known before a run is planned."""
 
     sensitivities: Sensitivities | None = None
     """None: dynamic storage must be measured first; the plan counts that, and its kinds are a guess."""
     kept: Storage | None = None
     """The storage that the run was begun with."""
+    way: Way | None = None
+    """How the run that is gone on with does its work: not decided again, even if it is a little too much by now."""
     found: Storage | None = None
     """How the checkpoint holds its weights, if some are quantized already."""
 

@@ -1,10 +1,13 @@
-"""The storage that a run was begun with, read back from its plan: a run goes on with the same bytes."""
+"""How a run was begun, read back from its plan: it goes on with the same bytes, cut into the same pieces."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any, cast, get_args
 
+from pydantic import TypeAdapter, ValidationError
+
+from groat.memory.phases import Way
 from groat.memory.sizes import matrices
 from groat.model.files import read_json_object
 from groat.model.spec import ModelSpec
@@ -31,6 +34,19 @@ def kept_storage(path: Path, spec: ModelSpec) -> Storage | None:
         raise UserError(
             f"{path} does not say how the run's weights are stored ({error}), so it cannot go on as it began: put the "
             "file back, or start the run anew"
+        ) from error
+
+
+def kept_way(path: Path) -> Way | None:
+    """How sampler and learner work, as plan.json says; None where a run has none yet. A UserError if it is damaged."""
+    if not path.is_file():
+        return None
+    try:
+        return TypeAdapter(Way).validate_python(read_json_object(path)["way"])
+    except (KeyError, ValidationError) as error:
+        raise UserError(
+            f"{path} does not say how the run goes about its work, so it cannot go on as it began: put the file back, "
+            "or start the run anew"
         ) from error
 
 

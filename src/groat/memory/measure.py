@@ -9,12 +9,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _STATUS, _MEMINFO = Path("/proc/self/status"), Path("/proc/meminfo")
+_NEW_FILES = ("memory.max", "memory.current", "inactive_file")
+_OLD_FILES = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+"""The limit, what is used, and the file caches in it: of the groups within as well, as the other two are."""
 _GROUPS, _OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
 def resident_bytes() -> int:
     """Held now: VmRSS; where there is no /proc, the peak."""
     return _status_bytes("VmRSS:") or peak_bytes()
+
+
+def sees_what_is_held() -> bool:
+    """Whether `resident_bytes` is what is held now, not only the peak."""
+    return _STATUS.exists()
 
 
 def peak_bytes() -> int:
@@ -38,13 +46,12 @@ def control_group_room(root: Path = _GROUPS, own: Path = _OWN_GROUPS) -> Iterato
     Both versions of control groups, as containers, systemd and cluster schedulers set them up (cgroups(7)).
     """
     for group in _groups(root, own):
-        new = (group / "memory.max").exists()
-        limit, used = ("memory.max", "memory.current") if new else ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        limit, used, caches = _NEW_FILES if (group / _NEW_FILES[0]).exists() else _OLD_FILES
         try:
             most, held = int((group / limit).read_text()), int((group / used).read_text())
         except (OSError, ValueError):  # not there, or "max"
             continue
-        yield float(most - held + (_first_number(group / "memory.stat", "inactive_file") or 0))
+        yield float(most - held + (_first_number(group / "memory.stat", caches) or 0))
 
 
 def _groups(root: Path, own: Path) -> Iterator[Path]:
@@ -55,7 +62,10 @@ def _groups(root: Path, own: Path) -> Iterator[Path]:
     except OSError:
         return
     for line in lines:
-        _, controllers, path = (line + "::").split(":")[:3]
+        parts = line.split(":", 2)
+        if len(parts) < 3:
+            continue
+        _, controllers, path = parts
         if not controllers or "memory" in controllers.split(","):
             hierarchy = root / "memory" if controllers else root
             group = hierarchy / path.lstrip("/")

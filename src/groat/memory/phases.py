@@ -104,9 +104,10 @@ def phases(
         "weights": weights,
         "adapter": adapter_bytes(spec, trained.rank),
         "optimizer": optimizer_bytes(spec, trained.rank, trained.optim),
+        **({"spare": spare} if spare else {}),
     }
     return {
         "LOAD": {"framework": work.process_bytes, "weights": loading},
         "SAMPLE": held | sample_bytes(spec, work, way),
-        "LEARN": held | learn_bytes(spec, work, way, trained.rank) | ({"spare": spare} if spare else {}),
+        "LEARN": held | learn_bytes(spec, work, way, trained.rank),
     }

@@ -67,6 +67,11 @@ class MemoryPlan:
         }
 
     @property
+    def is_sparing(self) -> bool:
+        """Made for a budget, or for what little the machine has."""
+        return "spare" not in self.phases["LEARN"]
+
+    @property
     def peak_bytes(self) -> int:
         return max(sum(components.values()) for components in self.phases.values())
 
@@ -106,11 +111,12 @@ def plan_memory(
     ways = _ways_to_store(config, spec, work, known)
     if config.memory.budget is None:
         # Nobody asked for less than exact weights.
-        plans = list(_candidates(config, spec, work, ways[:1], SPARE_ROOMS))
+        plans = list(_candidates(config, spec, work, known, ways[:1], SPARE_ROOMS))
         modest = max(plans[0].phases["LEARN"]["weights"], _ALWAYS_MODEST)
         return next((plan for plan in plans if _activations(plan) <= modest), min(plans, key=_activations))
     budget = parse_size(config.memory.budget)
-    fitting = next((plan for plan in _candidates(config, spec, work, ways) if plan.needed_bytes <= budget), None)
+    plans = _candidates(config, spec, work, known, ways)
+    fitting = next((plan for plan in plans if known.way is not None or plan.needed_bytes <= budget), None)
     if fitting is None:
         smallest = smallest_budget(config, spec, work, known)
         raise UserError(
@@ -135,6 +141,7 @@ def plan_for_machine(config: RunConfig, spec: ModelSpec, work: Workload, known: 
             f"memory.budget {config.memory.budget}: the plan takes {gib(plan.peak_bytes):.2f} GiB, and the machine has "
             f"{gib(free):.2f} GiB free. Close other programs, or state a smaller budget"
         )
+    known = replace(known, way=None)
     within = replace(config, memory=replace(config.memory, budget=f"{int(0.9 * free)}B"))
     if (smallest := smallest_budget(within, spec, work, known)) > 0.9 * free:
         raise UserError(
@@ -152,7 +159,7 @@ def smallest_budget(config: RunConfig, spec: ModelSpec, work: Workload | None = 
     """Bytes of the smallest budget that can be planned for."""
     work = Workload.of(config) if work is None else work
     ways = _ways_to_store(config, spec, work, known, smallest=True)
-    return min(plan.needed_bytes for plan in _candidates(config, spec, work, ways))
+    return min(plan.needed_bytes for plan in _candidates(config, spec, work, known, ways))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,11 +241,16 @@ def _dynamic(spec: ModelSpec, dynamic: DynamicKinds, least: int) -> _WayToStore:
 
 
 def _candidates(
-    config: RunConfig, spec: ModelSpec, work: Workload, ways_to_store: Sequence[_WayToStore], spare: int = 0
+    config: RunConfig,
+    spec: ModelSpec,
+    work: Workload,
+    known: Known,
+    ways_to_store: Sequence[_WayToStore],
+    spare: int = 0,
 ) -> Iterator[MemoryPlan]:
     """From best to smallest: exact weights before rounded ones."""
     for way_to_store in ways_to_store:
-        for way in _ways(config, spec, work):
+        for way in _ways(config, spec, work) if known.way is None else [known.way]:
             frozen = way_to_store(_room(config, spec, work, way))
             if frozen is not None:
                 yield _plan(config, spec, work, way, frozen, spare)

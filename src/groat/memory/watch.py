@@ -7,14 +7,14 @@ from collections import defaultdict
 from collections.abc import Generator
 from contextlib import contextmanager
 
-from groat.memory.measure import peak_bytes, resident_bytes
+from groat.memory.measure import peak_bytes, resident_bytes, sees_what_is_held
 
 _SECONDS_BETWEEN_LOOKS = 0.05
 
 
 class PeakWatch:
     """`peaks` has bytes by phase: exact where a phase held more than the process ever had before, else from looking
-    20 times a second."""
+    20 times a second, where the system tells what is held."""
 
     def __init__(self) -> None:
         self.peaks: defaultdict[str, int] = defaultdict(int)
@@ -31,10 +31,11 @@ class PeakWatch:
             ended.set()
             watcher.join()
             after = peak_bytes()
-            self._note(phase, after if after > before else resident_bytes())
+            if after > before:
+                self._note(phase, after)
 
     def _look(self, phase: str, ended: threading.Event) -> None:
-        while not ended.wait(_SECONDS_BETWEEN_LOOKS):
+        while sees_what_is_held() and not ended.wait(_SECONDS_BETWEEN_LOOKS):
             self._note(phase, resident_bytes())
 
     def _note(self, phase: str, num_bytes: int) -> None:

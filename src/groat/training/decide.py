@@ -10,7 +10,7 @@ from groat.config.tree import RunConfig
 from groat.kernels.native import choose_kernels
 from groat.memory.allocator import return_freed_memory, trim
 from groat.memory.dynamic import Known
-from groat.memory.kept import kept_storage
+from groat.memory.kept import kept_storage, kept_way
 from groat.memory.measure import resident_bytes
 from groat.memory.plan import MemoryPlan, plan_for_machine
 from groat.memory.sensitivities import Sensitivities, known_sensitivities, read_sensitivities
@@ -26,6 +26,8 @@ from groat.tracking.console import Console
 from groat.tracking.folder import RunFolder
 from groat.training.phases import Phases, Stopped
 from groat.training.workload import workload
+
+_STEP = 16 * 2**20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,15 +63,17 @@ def decide(
         sensitivities = None
     tokenizer = read_tokenizer(config.model, folder)
     trim()
-    work = workload(config, task, tokenizer, process_bytes=resident_bytes() + FRAMEWORK_LATER)
+    work = workload(config, task, tokenizer, _rounded_up(resident_bytes() + FRAMEWORK_LATER))
     found = storage_of_checkpoint(folder)
-    plan = plan_for_machine(config, spec, work, Known(sensitivities=sensitivities, kept=kept, found=found))
+    way = None if run is None else kept_way(run.plan_path)
+    plan = plan_for_machine(config, spec, work, Known(sensitivities=sensitivities, kept=kept, way=way, found=found))
     if plan.measures_for is not None:
         sensitivities = _measured(config, spec, folder, plan, phases, note)
         # What was held while measuring stays part of what is predicted for this process.
         measuring = {"MEASURE": plan.phases["MEASURE"]}
         plan = plan_for_machine(config, spec, work, Known(sensitivities=sensitivities))
         plan = replace(plan, phases={**measuring, **plan.phases})
+    return_freed_memory(sparing=plan.is_sparing)
     return Decision(
         folder=folder,
         tokenizer=tokenizer,
@@ -77,6 +81,11 @@ def decide(
         plan=plan,
         sensitivities=sensitivities if plan.storage.calibrated else None,
     )
+
+
+def _rounded_up(num_bytes: int) -> int:
+    """What a process holds differs a little each time; its plan had better not."""
+    return -(-num_bytes // _STEP) * _STEP
 
 
 def decide_quietly(config: RunConfig, task: Task) -> Decision:

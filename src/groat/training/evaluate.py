@@ -41,7 +41,7 @@ def evaluate(
     sampled_params = replace(params, num_generations=num_samples)
     greedy_params = replace(params, num_generations=1, temperature=0.0)
     total = len(prompts) * (num_samples + 1) * params.max_completion_length
-    with phases.phase("evaluate", total, "tokens", interruptible=True) as done, sampler.awake():
+    with phases.phase("evaluate", total, "tokens settled", interruptible=True) as done, sampler.awake():
         sampled = sampler.sample(prompts, adapter, sampled_params, seeds, done)
         greedy = sampler.sample(prompts, adapter, greedy_params, seeds, done)
     right_PK = [[is_correct(g.prompt.problem, c.text) for c in g.completions] for g in sampled]

@@ -15,8 +15,13 @@ from groat.memory.watch import PeakWatch
 from groat.tracking.console import Console
 
 _PLANNED = {
-    **{"load": "LOAD", "measure": "MEASURE", "sample": "SAMPLE", "evaluate": "SAMPLE"},
-    **{"rehearse": "LEARN", "score": "LEARN", "learn": "LEARN"},
+    "load": "LOAD",
+    "measure": "MEASURE",
+    "sample": "SAMPLE",
+    "evaluate": "SAMPLE",
+    "rehearse": "LEARN",
+    "score": "LEARN",
+    "learn": "LEARN",
 }
 """What the memory plan calls them."""
 

@@ -97,6 +97,8 @@ def _run(config: RunConfig, folder: RunFolder, console: Console, task: Task | No
         decision = decide(config, task, phases, folder, console.note)
         with phases.phase("load"):
             built = build(config, task, decision)
+            # What `auto` has come to holds for the whole run, wherever it goes on.
+            config = replace(config, model=replace(config.model, compute=built.model.compute))
         with RunStore(folder.store_path) as store:
             run = _Run(config, folder, console, phases, store, built, on_step)
             try:

@@ -44,7 +44,7 @@ def train_step(
     """Sample, reward, give credit, update. `seeds` has one number per problem."""
     prompts = parts.encode(problems)
     total = len(prompts) * parts.sampling.num_generations * parts.sampling.max_completion_length
-    with phases.phase("sample", total, "tokens") as done, parts.sampler.awake():
+    with phases.phase("sample", total, "tokens settled") as done, parts.sampler.awake():
         groups = parts.sampler.sample(prompts, adapter, parts.sampling, seeds, done)
     with phases.phase("reward"):
         groups = parts.grader.grade(groups)

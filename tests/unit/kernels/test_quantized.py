@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 from dataclasses import replace
 
 import pytest
@@ -10,6 +12,7 @@ import torch
 from groat.kernels import ops
 from groat.kernels.matrix import Matrix, computed_in, dense_of, rows_of, stored, stored_rows, tensors_of
 from groat.kernels.native import choose_kernels, has_int8_kernels
+from groat.kernels.ops import product
 from groat.kernels.quantized import (
     DoubleScales,
     NF4Matrix,
@@ -176,10 +179,13 @@ def test_int8_of_the_kernel_is_that_of_torch_but_for_a_last_bit_here_and_there(
     assert (compiled.scales.float() / expected.scales.float() - 1).nan_to_num().abs().max() <= 2**-7
 
 
-@pytest.mark.parametrize("wrong", [torch.inf, -torch.inf, torch.nan])
-def test_infinities_and_nan_are_refused(kernels: str, wrong: float):
+@pytest.mark.parametrize("wrong", [torch.inf, -torch.inf, torch.nan, "all ones"])
+def test_infinities_and_nan_are_refused(kernels: str, wrong: float | str):
     weight = random(70, 64)
-    weight[67, 3] = wrong
+    if isinstance(wrong, str):
+        weight[67].view(torch.int32).fill_(-1)
+    else:
+        weight[67, 3] = wrong
     for quantize in (to_int8, to_nf4):
         with pytest.raises(NotFiniteError):
             quantize(weight)
@@ -297,3 +303,38 @@ def int8_computed(weight: torch.Tensor) -> Matrix:
 def needs_int8(kernels: str) -> None:
     if kernels == "auto" and not has_int8_kernels():
         pytest.skip("no AVX512-VNNI")
+
+
+@pytest.mark.parametrize("kind", ["int8", "nf4"])
+def test_a_row_with_a_nan_has_no_numbers_in_its_product(kind: StorageKind):
+    if not has_int8_kernels():
+        pytest.skip("no AVX512-VNNI")
+    weight = computed_in(stored(random(70, 128), kind), "int8")
+    x = random(20, 128, seed=1)
+    expected = product(x, weight)
+    x[3, 77] = torch.nan
+    found = product(x, weight)
+    assert found[3].isnan().all()
+    others = [row for row in range(20) if row != 3]
+    assert torch.equal(found[others], expected[others])
+
+
+@pytest.mark.parametrize("rows", [1, 16, 33, 48])
+def test_nf4_reads_nothing_behind_its_last_row(rows: int):
+    """The bytes end where a page does, and the next one may not be read."""
+    if not has_int8_kernels():
+        pytest.skip("no AVX512-VNNI")
+    matrix = to_nf4(random(rows, 256))
+    size, page = matrix.packed.numel(), mmap.PAGESIZE
+    pages = -(-size // page)
+    libc, long = ctypes.CDLL(None), ctypes.c_long
+    libc.mmap.restype, libc.mmap.argtypes = ctypes.c_void_p, [ctypes.c_void_p, long, *[ctypes.c_int] * 3, long]
+    libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    start = libc.mmap(None, (pages + 16) * page, 3, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
+    assert libc.mprotect(start + pages * page, 16 * page, 0) == 0
+    at_the_end = (ctypes.c_uint8 * size).from_address(start + pages * page - size)
+    packed = torch.frombuffer(at_the_end, dtype=torch.uint8)
+    packed.copy_(matrix.packed)
+    x = random(4, 256, seed=1)
+    moved = computed_in(replace(matrix, packed=packed), "int8")
+    assert torch.equal(product(x, moved), product(x, computed_in(matrix, "int8")))

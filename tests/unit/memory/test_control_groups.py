@@ -16,7 +16,8 @@ def group(folder: Path, limit: str, used: int, cached: int = 0, *, old: bool = F
     names = ("memory.limit_in_bytes", "memory.usage_in_bytes") if old else ("memory.max", "memory.current")
     (folder / names[0]).write_text(f"{limit}\n")
     (folder / names[1]).write_text(f"{used}\n")
-    (folder / "memory.stat").write_text(f"anon 5\ninactive_file {cached}\n")
+    own, all_within = (0, f"total_inactive_file {cached}\n") if old else (cached, "")
+    (folder / "memory.stat").write_text(f"anon 5\ninactive_file {own}\n{all_within}")
 
 
 def room(root: Path, own: str) -> float:
@@ -44,6 +45,16 @@ def test_groups_of_the_first_version_lie_under_memory(tmp_path: Path) -> None:
     group(tmp_path / "memory", "9223372036854771712", 900 * MIB, old=True)
     group(tmp_path / "memory/slurm/job_7", str(800 * MIB), 100 * MIB, old=True)
     assert room(tmp_path, "5:cpu:/elsewhere\n4:memory:/slurm/job_7\n0::/\n") == 700 * MIB
+
+
+def test_file_caches_of_the_groups_within_are_not_counted_as_used(tmp_path: Path) -> None:
+    group(tmp_path / "memory/slurm", str(800 * MIB), 700 * MIB, cached=500 * MIB, old=True)
+    assert room(tmp_path, "4:memory:/slurm\n") == 600 * MIB
+
+
+def test_a_name_may_have_colons(tmp_path: Path) -> None:
+    group(tmp_path / "user.slice/dbus-:1.2-app@0.service", str(300 * MIB), 100 * MIB)
+    assert room(tmp_path, "0::/user.slice/dbus-:1.2-app@0.service\n") == 200 * MIB
 
 
 @pytest.mark.parametrize("own", ["", "nonsense\n", "0::/not/there\n", "0::/../..\n", "4:memory\n"])

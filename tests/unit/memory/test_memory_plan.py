@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -11,6 +12,8 @@ import pytest
 from groat.config.sizes import parse_size
 from groat.config.tree import LoraConfig, MemoryConfig, RunConfig
 from groat.memory import plan as planning
+from groat.memory.dynamic import Known
+from groat.memory.kept import kept_storage, kept_way
 from groat.memory.plan import MemoryPlan, plan_memory
 from groat.memory.sizes import loading_bytes, matrix_bytes, weight_bytes
 from groat.memory.workload import Workload
@@ -160,3 +163,20 @@ def test_a_budget_in_another_unit_is_the_same_budget() -> None:
 def test_planning_loads_no_torch() -> None:
     code = "import sys\nimport groat.memory.plan\nassert not {'torch', 'numpy'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_run_goes_on_in_the_way_it_began_even_where_a_little_more_is_held_by_now(tmp_path: Path) -> None:
+    config = RunConfig(memory=MemoryConfig(budget="1GiB"))
+    began = plan_memory(config, SPEC, WORK)
+    (tmp_path / "plan.json").write_text(began.to_json())
+    known = Known(kept=kept_storage(tmp_path / "plan.json", SPEC), way=kept_way(tmp_path / "plan.json"))
+    later = replace(WORK, process_bytes=WORK.process_bytes + 200 * 2**20)
+    assert plan_memory(config, SPEC, later, known).way == began.way
+    assert plan_memory(config, SPEC, later).way != began.way
+
+
+@pytest.mark.parametrize("way", [None, {}, {"microbatch_tokens": 5}, [1]])
+def test_a_plan_that_does_not_say_its_way_is_refused(tmp_path: Path, way: object) -> None:
+    (tmp_path / "plan.json").write_text(json.dumps({"way": way}))
+    with pytest.raises(UserError, match="cannot go on as it began"):
+        kept_way(tmp_path / "plan.json")
