@@ -36,9 +36,11 @@ def run_to_resume(output_dir: str, given: Path | None, trained_before: Path | No
 def check_same_config(config: RunConfig, folder: Path) -> None:
     """UserError where the options differ from those of the run; max_steps and output_dir may."""
     stored = read_yaml(RunFolder(folder).config_path)
-    asked = replace(
-        config, output_dir=stored.output_dir, training=replace(config.training, max_steps=stored.training.max_steps)
-    )
+    training = replace(config.training, max_steps=stored.training.max_steps)
+    # A run keeps what `auto` came to.
+    compute = stored.model.compute if config.model.compute == "auto" else config.model.compute
+    model = replace(config.model, compute=compute)
+    asked = replace(config, output_dir=stored.output_dir, training=training, model=model)
     # What keeps or judges nothing but the number of steps follows it.
     limits = {"training.save_total_limit", "training.save_steps", "training.warmup_ratio"}
     may_differ = limits if config.training.max_steps != stored.training.max_steps else set[str]()
