@@ -11,6 +11,7 @@ from tiny_models import CLASSES, edit_json, write_model, write_tokenizer
 
 from groat.config.tree import ModelConfig
 from groat.kernels.matrix import Matrix, dense_of
+from groat.kernels.native import has_int8_kernels
 from groat.model.load import LoadedModel, load_model
 from groat.model.random_checkpoint import write_random_checkpoint
 from groat.model.storage import Storage
@@ -290,3 +291,16 @@ def test_loading_peaks_at_what_the_plan_says(kind, tmp_path):
     command = [sys.executable, "-c", MEASURED, str(tmp_path), kind]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert int(done.stdout) < 16 * 2**20
+
+
+@pytest.mark.parametrize(("kind", "asked"), [("f32", "auto"), ("bf16", "auto"), ("int8", "f32"), ("nf4", "f32")])
+def test_what_is_not_quantized_or_asked_for_in_f32_is_computed_in_f32(kind, asked, tmp_path):
+    write_model(tmp_path)
+    assert load_model(ModelConfig(name=str(tmp_path), compute=asked), Storage.of(kind)).compute == "f32"
+
+
+@pytest.mark.parametrize("kind", ["int8", "nf4"])
+def test_quantized_weights_are_computed_with_in_int8_where_the_cpu_can(kind, tmp_path):
+    write_model(tmp_path)
+    loaded = load_model(ModelConfig(name=str(tmp_path)), Storage.of(kind))
+    assert loaded.compute == ("int8" if has_int8_kernels() else "f32")

@@ -100,7 +100,7 @@ def test_streamed_and_loaded_models_have_the_same_kl(model: Measured) -> None:
 
 @torch.no_grad()
 def _logprobs(folder: Path, storage: Storage, sequence: list[int]) -> torch.Tensor:
-    loaded = load_model(ModelConfig(name=str(folder)), storage)
+    loaded = load_model(ModelConfig(name=str(folder), compute="f32"), storage)
     decoder = Decoder(loaded.spec, loaded.weights)
     nodes = [Node(0, len(sequence), len(sequence), is_root=True)]
     hidden_TH = decoder.hidden(
