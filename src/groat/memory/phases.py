@@ -82,6 +82,15 @@ def learn_bytes(spec: ModelSpec, work: Workload, way: Way, rank: int) -> dict[st
     }
 
 
+def score_bytes(spec: ModelSpec, work: Workload, way: Way) -> dict[str, int]:
+    """While log-probs are found that an algorithm asks for: a forward that keeps nothing, then the head."""
+    tokens = work.filled(way.microbatch_tokens)
+    return {
+        "hidden states": rows_bytes(spec) * tokens,
+        "workspace": max(forward_bytes(spec) * tokens, head_chunk_bytes(spec, way.head_chunk_tokens)),
+    }
+
+
 def learn_cost(spec: ModelSpec, way: Way, rank: int) -> LearnCost:
     """What a micro-batch takes, by its tokens."""
     layer, recompute = layer_activation_bytes(spec, rank), way.recompute
@@ -109,5 +118,6 @@ def phases(
     return {
         "LOAD": {"framework": work.process_bytes, "weights": loading},
         "SAMPLE": held | sample_bytes(spec, work, way),
+        "SCORE": held | score_bytes(spec, work, way),
         "LEARN": held | learn_bytes(spec, work, way, trained.rank),
     }

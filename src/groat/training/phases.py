@@ -20,7 +20,7 @@ _PLANNED = {
     "sample": "SAMPLE",
     "evaluate": "SAMPLE",
     "rehearse": "LEARN",
-    "score": "LEARN",
+    "score": "SCORE",
     "learn": "LEARN",
 }
 """What the memory plan calls them."""

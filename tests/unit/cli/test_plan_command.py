@@ -24,7 +24,7 @@ def test_the_figures_for_scripts_add_up(capsys, model):
     figures = json.loads(planned(capsys, "--model", model, "--budget", "2GiB", "--json"))
     assert figures["budget_gib"] == 2
     sums = {phase: sum(parts.values()) for phase, parts in figures["phases"].items()}
-    assert set(sums) == {"LOAD", "SAMPLE", "LEARN"}
+    assert set(sums) == {"LOAD", "SAMPLE", "SCORE", "LEARN"}
     assert figures["peak_gib"] == pytest.approx(max(sums.values()), abs=1e-3)
     assert figures["smallest_budget_gib"] < 2
     assert figures["peak_gib"] < 2
