@@ -88,7 +88,8 @@ def write_quantized(
 
 
 def load(folder: Path) -> LoadedModel:
-    return load_model(ModelConfig(name=str(folder)))
+    """Computed in f32: the numbers themselves are compared."""
+    return load_model(ModelConfig(name=str(folder), compute="f32"))
 
 
 def layer_matrices(model: LoadedModel) -> dict[str, Matrix]:
