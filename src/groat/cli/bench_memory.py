@@ -29,8 +29,10 @@ from groat.config.tree import (
 from groat.types import UserError
 
 _REWARD = """\
+import math
+
 def varied(completion_ids, **_):
-    return [(sum(ids) % 997) / 997 for ids in completion_ids]
+    return [math.sqrt((sum(ids) % 997) / 997) for ids in completion_ids]
 """
 _PROGRAM = "import sys; from groat.cli.main import main; sys.exit(main())"
 

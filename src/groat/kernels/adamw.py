@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import ctypes
-import functools
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 
 from groat.kernels.native import native_for
-from groat.kernels.quantized import dynamic_code, middles
+from groat.kernels.quantized import dynamic_code, dynamic_middles
 
 BLOCK = 256
 """Numbers with a scale of their own."""
@@ -37,13 +36,19 @@ class Moment8:
     def zeros_like(cls, parameter: torch.Tensor, *, signed: bool) -> Moment8:
         """Memory is taken at once."""
         count = parameter.numel()
-        codes = torch.full((count,), _zero(signed), dtype=torch.uint8, device=parameter.device)
+        zero = int((dynamic_code(signed=signed) == 0).nonzero()[0])
+        codes = torch.full((count,), zero, dtype=torch.uint8, device=parameter.device)
         return cls(codes, torch.empty(-(-count // BLOCK), device=parameter.device).zero_(), signed)
+
+    def pointers(self) -> tuple[int, int, int, int]:
+        """As the kernel takes them: codes, scales, the code's values and the middles between them."""
+        code, middles = dynamic_code(signed=self.signed), dynamic_middles(signed=self.signed)
+        return self.codes.data_ptr(), self.scales.data_ptr(), code.data_ptr(), middles.data_ptr()
 
     def widened(self) -> torch.Tensor:
         """The numbers, in fp32."""
         scales = self.scales.repeat_interleave(BLOCK)[: len(self.codes)]
-        return scales * _values(self.signed).to(self.codes.device)[self.codes.int()]
+        return scales * dynamic_code(signed=self.signed).to(self.codes.device)[self.codes.int()]
 
     def store(self, values: torch.Tensor) -> None:
         """Round to the nearest code; of squares, none that is above zero becomes zero."""
@@ -51,7 +56,7 @@ class Moment8:
         self.scales.copy_(blocks.abs().amax(1))
         scales = self.scales.repeat_interleave(BLOCK)[: len(values)]
         relative = torch.where(scales > 0, values / scales, 0.0)
-        codes = torch.bucketize(relative, _middles(self.signed).to(values.device))
+        codes = torch.bucketize(relative, dynamic_middles(signed=self.signed).to(values.device))
         if not self.signed:
             codes = torch.where(relative > 0, codes.clamp(min=1), codes)
         self.codes.copy_(codes)
@@ -69,8 +74,8 @@ def adamw_8bit_(
         return
     native.groat_adamw_8bit(
         *(parameter.data_ptr(), grad.data_ptr(), parameter.numel()),
-        *(mean.codes.data_ptr(), mean.scales.data_ptr(), _values(True).data_ptr(), _middles(True).data_ptr()),
-        *(square.codes.data_ptr(), square.scales.data_ptr(), _values(False).data_ptr(), _middles(False).data_ptr()),
+        *mean.pointers(),
+        *square.pointers(),
         *(ctypes.addressof(numbers), torch.get_num_threads()),
     )
 
@@ -85,26 +90,3 @@ def _by_torch(
     parameter.mul_(1 - numbers.rate * numbers.weight_decay).sub_(step.view_as(parameter), alpha=numbers.rate)
     mean.store(means)
     square.store(squares)
-
-
-@functools.cache
-def _values(signed: bool) -> torch.Tensor:
-    return dynamic_code() if signed else _unsigned_code()
-
-
-@functools.cache
-def _middles(signed: bool) -> torch.Tensor:
-    return middles(_values(signed))
-
-
-def _zero(signed: bool) -> int:
-    return int((_values(signed) == 0).nonzero()[0])
-
-
-def _unsigned_code() -> torch.Tensor:
-    """As `dynamic_code`, for numbers from 0 on: the bit of the sign makes every decade twice as fine."""
-    values = [0.0, 1.0]
-    for decade in range(7):
-        edges = torch.linspace(0.1, 1, 2 ** (decade + 1) + 1)
-        values += ((edges[:-1] + edges[1:]) / 2 * 10.0 ** (decade - 6)).tolist()
-    return torch.tensor(sorted(values))

@@ -44,16 +44,17 @@ def nf4_code() -> torch.Tensor:
 
 
 @functools.cache
-def dynamic_code() -> torch.Tensor:
-    """The 256 values of signed dynamic 8-bit quantization (arXiv:2110.02861, section 1.3), fp32, ascending.
+def dynamic_code(*, signed: bool = True) -> torch.Tensor:
+    """The 256 values of dynamic 8-bit quantization (arXiv:2110.02861, section 1.3), fp32, ascending.
 
-    Seven decades; the i-th holds 2^i values of either sign, centres of equal parts of [0.1, 1]; then 0 and 1.
+    Seven decades; the i-th holds 2^i values of either sign, centres of equal parts of [0.1, 1]; then 0 and 1. Without a
+    sign its bit makes every decade twice as fine.
     """
     values = [0.0, 1.0]
     for decade in range(7):
-        edges = torch.linspace(0.1, 1, 2**decade + 1)
+        edges = torch.linspace(0.1, 1, 2 ** (decade if signed else decade + 1) + 1)
         centres = ((edges[:-1] + edges[1:]) / 2 * 10.0 ** (decade - 6)).tolist()
-        values += centres + [-centre for centre in centres]
+        values += centres + [-centre for centre in centres if signed]
     return torch.tensor(sorted(values))
 
 
@@ -360,7 +361,7 @@ def _nearest_bytes(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return _nearest(values, dynamic_code(), SCALE_BLOCK)
     codes, scales = torch.empty(len(values), dtype=torch.uint8), torch.empty(-(-len(values) // SCALE_BLOCK))
     native.groat_to_bytes(
-        *(values.data_ptr(), len(values), SCALE_BLOCK, _dynamic_middles().data_ptr()),
+        *(values.data_ptr(), len(values), SCALE_BLOCK, dynamic_middles().data_ptr()),
         *(codes.data_ptr(), scales.data_ptr(), torch.get_num_threads()),
     )
     return codes, scales
@@ -368,16 +369,16 @@ def _nearest_bytes(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 @functools.cache
 def _nf4_middles() -> torch.Tensor:
-    return middles(nf4_code())
+    return _middles(nf4_code())
 
 
 @functools.cache
-def _dynamic_middles() -> torch.Tensor:
-    return middles(dynamic_code())
+def dynamic_middles(*, signed: bool = True) -> torch.Tensor:
+    """Between neighbours of `dynamic_code`: where the nearest value changes."""
+    return _middles(dynamic_code(signed=signed))
 
 
-def middles(code: torch.Tensor) -> torch.Tensor:
-    """Between neighbours of an ascending code: where the nearest value changes."""
+def _middles(code: torch.Tensor) -> torch.Tensor:
     return (code[:-1] + code[1:]) / 2
 
 
@@ -391,4 +392,4 @@ def _nearest(values: torch.Tensor, code: torch.Tensor, block: int) -> tuple[torc
     relative = whole * (1.0 / divisors)
     if tail:
         relative[-1] = whole[-1] / divisors[-1]
-    return torch.bucketize(relative.flatten()[:size], middles(code)).to(torch.uint8), scales
+    return torch.bucketize(relative.flatten()[:size], _middles(code)).to(torch.uint8), scales

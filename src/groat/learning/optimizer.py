@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
-from typing import ClassVar, cast
+from collections.abc import Iterable, Mapping, Sequence
+from typing import ClassVar, NamedTuple
 
 import torch
 
 from groat.config.tree import TrainingConfig
 from groat.kernels.adamw import AdamWNumbers, Moment8, adamw_8bit_
+
+
+class _Moved(NamedTuple):
+    """A parameter in a step."""
+
+    parameter: torch.Tensor
+    grad: torch.Tensor
+    state: dict[str, torch.Tensor]
 
 
 class Optimizer(ABC):
@@ -46,12 +54,15 @@ class Optimizer(ABC):
     @torch.no_grad()
     def step(self, rate: float) -> None:
         """Move the parameters that have gradients."""
-        moved = [parameter for parameter in self._parameters if parameter.grad is not None]
-        states = [self._state_of(parameter) for parameter in moved]
-        for state in states:
-            state["step"] += 1
+        moved = [
+            _Moved(parameter, parameter.grad, self._state_of(parameter))
+            for parameter in self._parameters
+            if parameter.grad is not None
+        ]
+        for one in moved:
+            one.state["step"] += 1
         if moved:
-            self._move(moved, [cast(torch.Tensor, parameter.grad) for parameter in moved], states, rate)
+            self._move(moved, rate)
 
     def forget_gradients(self) -> None:
         """Give back their memory."""
@@ -62,13 +73,7 @@ class Optimizer(ABC):
     def _new_state(self, parameter: torch.Tensor) -> dict[str, torch.Tensor]: ...
 
     @abstractmethod
-    def _move(
-        self,
-        parameters: list[torch.Tensor],
-        grads: list[torch.Tensor],
-        states: list[dict[str, torch.Tensor]],
-        rate: float,
-    ) -> None: ...
+    def _move(self, moved: Sequence[_Moved], rate: float) -> None: ...
 
     def _state_of(self, parameter: torch.Tensor) -> dict[str, torch.Tensor]:
         if not self._state.get(parameter):
@@ -85,20 +90,14 @@ class AdamW(Optimizer):
         moments = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
         return {"step": torch.zeros((), device=parameter.device), **moments}
 
-    def _move(
-        self,
-        parameters: list[torch.Tensor],
-        grads: list[torch.Tensor],
-        states: list[dict[str, torch.Tensor]],
-        rate: float,
-    ) -> None:
+    def _move(self, moved: Sequence[_Moved], rate: float) -> None:
         torch.ops.aten._fused_adamw_(
-            parameters,
-            grads,
-            [state["exp_avg"] for state in states],
-            [state["exp_avg_sq"] for state in states],
+            [one.parameter for one in moved],
+            [one.grad for one in moved],
+            [one.state["exp_avg"] for one in moved],
+            [one.state["exp_avg_sq"] for one in moved],
             [],
-            [state["step"] for state in states],
+            [one.state["step"] for one in moved],
             lr=rate,
             beta1=self._config.adam_beta1,
             beta2=self._config.adam_beta2,
@@ -125,15 +124,9 @@ class AdamW8bit(Optimizer):
             state |= {f"{name}.codes": moment.codes, f"{name}.scales": moment.scales}
         return state
 
-    def _move(
-        self,
-        parameters: list[torch.Tensor],
-        grads: list[torch.Tensor],
-        states: list[dict[str, torch.Tensor]],
-        rate: float,
-    ) -> None:
+    def _move(self, moved: Sequence[_Moved], rate: float) -> None:
         config = self._config
-        for parameter, grad, state in zip(parameters, grads, states, strict=True):
+        for parameter, grad, state in moved:
             step = state["step"].item()
             numbers = AdamWNumbers(
                 rate=rate,

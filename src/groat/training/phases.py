@@ -6,7 +6,7 @@ import signal
 import time
 from collections import defaultdict
 from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import FrameType
 
 from groat.kernels.rooms import ROOMS
@@ -47,7 +47,8 @@ class Phases:
         """Yields a function to call with what has been done since the last call."""
         self._look_for_stop(interruptible)
         started = time.perf_counter()
-        with self._console.phase(name, total, unit) as shown, self._watch.watching(_PLANNED.get(name, name)):
+        watched = self._watch.watching(_PLANNED[name]) if name in _PLANNED else nullcontext()
+        with self._console.phase(name, total, unit) as shown, watched:
 
             def done(num: int) -> None:
                 shown.advance(num)
@@ -61,7 +62,7 @@ class Phases:
     @property
     def peaks(self) -> Mapping[str, int]:
         """The most bytes held in each phase of the memory plan, by its names."""
-        return {name: self._watch.peaks[name] for name in dict.fromkeys(_PLANNED.values()) if name in self._watch.peaks}
+        return self._watch.peaks
 
     @contextmanager
     def stopping_on_signals(self) -> Generator[None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,7 +21,7 @@ from groat.tracking.before_after import paired_answers
 from groat.tracking.console import Console
 from groat.tracking.folder import RunFolder, numbered_output_dir, write_atomically
 from groat.tracking.lock import RunLock
-from groat.tracking.rows import Evaluation, RolloutRow
+from groat.tracking.rows import Evaluation
 from groat.tracking.store import RunStore
 from groat.training.build import Built, build
 from groat.training.checkpoint import Checkpoint, Progress, newest_checkpoint, save_checkpoint
@@ -29,6 +29,7 @@ from groat.training.checks import check_logprob_difference, check_policy_canary,
 from groat.training.decide import decide
 from groat.training.evaluate import evaluate
 from groat.training.phases import Phases, Stopped
+from groat.training.rollout_rows import rollout_rows
 from groat.training.step import StepResult, step_problems, step_seeds, train_step
 from groat.types import UserError
 
@@ -322,7 +323,7 @@ class _Run:
         metrics = {**result.credit.metrics, **result.reward_metrics, **result.update.metrics}
         metrics |= logprob_metrics(result.update.logprob_differences)
         timings = self._timings(result, seconds, before)
-        self._store.record_step(step, metrics, timings, _rollout_rows(result))
+        self._store.record_step(step, metrics, timings, rollout_rows(result))
         self.step = step
         self._console.step(step, metrics, timings)
         self._tell_interventions()
@@ -399,14 +400,11 @@ class _Run:
         )
 
     def _memory(self) -> dict[str, dict[str, float]]:
-        plan = self._built.plan.phases
+        peaks = self._phases.peaks
         return {
-            name: {
-                "predicted_gib": round(gib(sum(plan[name].values())), 3),
-                "measured_gib": round(gib(measured), 3),
-            }
-            for name, measured in self._phases.peaks.items()
-            if name in plan
+            name: {"predicted_gib": round(gib(sum(parts.values())), 3), "measured_gib": round(gib(peaks[name]), 3)}
+            for name, parts in self._built.plan.phases.items()
+            if name in peaks
         }
 
     def _event(self, kind: str, message: str) -> None:
@@ -426,30 +424,3 @@ def _how_to_resume(config: RunConfig) -> str:
     if config.task.name == PYTHON_TASK:
         return "trainer.train(resume_from_checkpoint=True) in the script that started it"
     return f"groat resume {config.output_dir}"
-
-
-def _rollout_rows(result: StepResult) -> Sequence[RolloutRow]:
-    advantages = {id(sample.completion): sample.advantages[0] for sample in result.credit.samples}
-    return [
-        RolloutRow(
-            group_index=group_index,
-            completion_index=index,
-            problem_id=group.prompt.problem.id,
-            prompt_text=_text(group.prompt.problem.prompt),
-            text=completion.text,
-            finish_reason=completion.finish_reason,
-            num_tokens=len(completion.token_ids),
-            reward=reward.total,
-            advantage=advantages.get(id(completion), 0.0),
-            policy_version=completion.policy_version,
-            parts=reward.parts,
-        )
-        for group_index, group in enumerate(result.groups)
-        for index, (completion, reward) in enumerate(zip(group.completions, group.rewards, strict=True))
-    ]
-
-
-def _text(prompt: str | Sequence[Mapping[str, str]]) -> str:
-    if isinstance(prompt, str):
-        return prompt
-    return "\n".join(f"{message['role']}: {message['content']}" for message in prompt)

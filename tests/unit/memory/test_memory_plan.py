@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+from known_specs import SMOLLM2_135M as SPEC
 
 from groat.config.sizes import parse_size
 from groat.config.tree import LoraConfig, MemoryConfig, RunConfig
@@ -18,30 +19,9 @@ from groat.memory.plan import MemoryPlan, plan_memory
 from groat.memory.sizes import loading_bytes, matrix_bytes, weight_bytes
 from groat.memory.workload import Workload
 from groat.model.recompute import Recompute
-from groat.model.spec import ModelSpec
 from groat.model.storage import Storage
 from groat.types import StorageKind, UserError
 
-SPEC = ModelSpec(
-    family="llama",
-    num_layers=30,
-    hidden_size=576,
-    intermediate_size=1536,
-    num_heads=9,
-    num_kv_heads=3,
-    head_dim=64,
-    vocab_size=49152,
-    norm_epsilon=1e-5,
-    rope_theta=100000.0,
-    rope_scaling=None,
-    tied_head=True,
-    qkv_bias=False,
-    output_bias=False,
-    mlp_bias=False,
-    qk_norm=False,
-    max_context=8192,
-)
-"""SmolLM2-135M."""
 WORK = Workload.of(RunConfig())
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from known_specs import LLAMA_8B
+from known_specs import SMOLLM2_135M as SPEC
 
 from groat.config.tree import MemoryConfig, RunConfig
 from groat.memory import sensitivities as module
@@ -27,27 +29,6 @@ from groat.model.spec import ModelSpec
 from groat.model.storage import Storage
 from groat.testing import tiny_model
 from groat.types import UserError
-
-SPEC = ModelSpec(
-    family="llama",
-    num_layers=30,
-    hidden_size=576,
-    intermediate_size=1536,
-    num_heads=9,
-    num_kv_heads=3,
-    head_dim=64,
-    vocab_size=49152,
-    norm_epsilon=1e-5,
-    rope_theta=100000.0,
-    rope_scaling=None,
-    tied_head=True,
-    qkv_bias=False,
-    output_bias=False,
-    mlp_bias=False,
-    qk_norm=False,
-    max_context=8192,
-)
-"""SmolLM2-135M."""
 
 
 def made_up(spec: ModelSpec, model_fingerprint: str = "f") -> Sensitivities:
@@ -241,18 +222,7 @@ def test_before_anything_is_measured_the_measurement_is_planned_and_told() -> No
 def test_with_a_budget_dynamic_is_planned_unmeasured_only_where_the_measurement_fits_too() -> None:
     assert plan_for("570MiB", made_up(SPEC)).storage.name == "dynamic"
     assert plan_for("570MiB").storage.name == "nf4"
-    large = replace(
-        SPEC,
-        num_layers=32,
-        hidden_size=4096,
-        intermediate_size=14336,
-        num_heads=32,
-        num_kv_heads=8,
-        head_dim=128,
-        vocab_size=128256,
-        tied_head=False,
-    )
-    plan = plan_memory(RunConfig(memory=MemoryConfig(budget="8GiB")), large)
+    plan = plan_memory(RunConfig(memory=MemoryConfig(budget="8GiB")), LLAMA_8B)
     assert plan.storage.name == "dynamic"
     assert "after a measurement" in plan.choices["storage"]
     assert sum(plan.phases["MEASURE"].values()) < 4 * 2**30 < plan.peak_bytes

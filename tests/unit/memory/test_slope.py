@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from known_specs import LLAMA_8B
 
 from groat.config.tree import EvaluationConfig, MemoryConfig, RunConfig, SamplingConfig, TrainingConfig
 from groat.memory.phases import learn_cost
@@ -13,25 +14,6 @@ from groat.memory.sizes import kv_bytes, layer_activation_bytes
 from groat.memory.workload import Workload
 from groat.model.spec import ModelSpec
 
-LLAMA_8B = ModelSpec(
-    family="llama",
-    num_layers=32,
-    hidden_size=4096,
-    intermediate_size=14336,
-    num_heads=32,
-    num_kv_heads=8,
-    head_dim=128,
-    vocab_size=128256,
-    norm_epsilon=1e-5,
-    rope_theta=500000.0,
-    rope_scaling=None,
-    tied_head=False,
-    qkv_bias=False,
-    output_bias=False,
-    mlp_bias=False,
-    qk_norm=False,
-    max_context=131072,
-)
 GROUP, RANK = 8, 16
 
 
