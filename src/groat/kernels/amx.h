@@ -12,6 +12,7 @@
 namespace {
 
 constexpr int SIXTEEN = 16;
+constexpr long LEAST_ROWS = 8;  // for which a strip is worth it
 
 // Linux wants to be asked before a process uses tiles; the answer holds for all of its threads.
 inline bool tiles_are_allowed() {
@@ -22,61 +23,145 @@ inline bool tiles_are_allowed() {
 
 struct alignas(64) TileShapes {
   uint8_t palette = 1, start_row = 0, reserved[14] = {};
-  uint16_t row_bytes[16] = {64, 64, 64, 64, 64};
-  uint8_t rows[16] = {SIXTEEN, SIXTEEN, SIXTEEN, SIXTEEN, SIXTEEN};
+  uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+  uint8_t rows[16] = {SIXTEEN, SIXTEEN, SIXTEEN, SIXTEEN, SIXTEEN, SIXTEEN, SIXTEEN, SIXTEEN};
 };
 
-// 16 rows of activations times a tile of 32 outputs, block by block.
-template <class Scale>
-inline void multiply_strip(const TileProduct<Scale>& right, const Rounded* left, long left_stride, float* out,
-                           long out_stride) {
-  alignas(64) int32_t wholes[2][2][SIXTEEN][SIXTEEN];  // by turns, so that a block need not wait for the one before
-  __m512 sums[SIXTEEN][2];
-  for (int row = 0; row < SIXTEEN; row++) sums[row][0] = sums[row][1] = _mm512_setzero_ps();
-  for (long block = 0; block < right.blocks; block++) {
-    const Rounded* here = left + block;
-    const uint8_t* values = right.values + block * BLOCK_BYTES;
-    auto& whole = wholes[block % 2];
+// A thread's tiles are ready for `multiply_strips` while this lives.
+class MatrixTiles {
+ public:
+  MatrixTiles() {
+    const TileShapes shapes;
+    asm volatile("" ::: "memory");  // they are read behind the compiler's back
+    if (tiles_are_allowed()) _tile_loadconfig(&shapes);
+  }
+  ~MatrixTiles() {
+    if (tiles_are_allowed()) _tile_release();
+  }
+  MatrixTiles(const MatrixTiles&) = delete;
+  MatrixTiles& operator=(const MatrixTiles&) = delete;
+};
+
+// One or two times 16 rows of activations, times 32 outputs. Tiles 0 to 3 are the sums, 4 and 5 the rows, 6 and 7 the
+// weights; those of the next block are multiplied between the scaling of this one's sums, since they have units of their
+// own.
+template <int SIXTEENS, class Scale>
+class Strip {
+ public:
+  // Rows from `first` on and, if SIXTEENS is 2, from `second` on.
+  Strip(const TileProduct<Scale>& right, const RoundedRows& left, long first, long second)
+      : right_(right), upper_(left.at(first, 0)), lower_(left.at(second, 0)) {
+    for (auto& row : sums_) _mm512_store_ps(row, _mm512_setzero_ps()), _mm512_store_ps(row + 16, _mm512_setzero_ps());
+    multiply_first(0), multiply_second(0), multiply_third(0), multiply_fourth(0), store_last(0);
+    for (long block = 0; block + 1 < right.blocks; block++) {
+      const Factors factors(right, block);
+      multiply_first(block + 1);
+      scale<0, 8>(block, factors);
+      multiply_second(block + 1);
+      scale<8, 16>(block, factors);
+      multiply_third(block + 1);
+      scale<16, 24>(block, factors);
+      multiply_fourth(block + 1);
+      scale<24, 32>(block, factors);
+      store_last(block + 1);
+    }
+    scale<0, 32>(right.blocks - 1, Factors(right, right.blocks - 1));
+  }
+
+  // Rows [from, to) of these to where the product goes; `out` is that of row `from`.
+  void store(int from, int to, float* out, long out_stride) const {
+    for (int row = from; row < to; row++)
+      for (int half = 0; half < 2; half++)
+        store_sums(_mm512_load_ps(sums_[row] + 16 * half), right_, half, out + (row - from) * out_stride);
+  }
+
+ private:
+  struct Factors {
+    __m512 halves[2];
+    Factors(const TileProduct<Scale>& right, long block)
+        : halves{scales_of(right.scales + block * TILE_OUTPUTS), scales_of(right.scales + block * TILE_OUTPUTS + 16)} {}
+  };
+
+  static constexpr int ROWS = SIXTEENS * SIXTEEN;
+  static constexpr long WEIGHT_BYTES = TILE_OUTPUTS * GROUP, SUM_BYTES = TILE_OUTPUTS * sizeof(int32_t);
+
+  void multiply_first(long block) {
+    right_.prefetch(block);
     _tile_zero(0);
+    _tile_loadd(6, right_.values + block * BLOCK_BYTES, WEIGHT_BYTES);
+    _tile_loadd(4, upper_.values + block * BLOCK, upper_.stride * BLOCK);
+    _tile_dpbsud(0, 4, 6);
+  }
+  void multiply_second(long block) {
     _tile_zero(1);
-    _tile_loadd(2, here->values, left_stride * long(sizeof(Rounded)));
-    _tile_loadd(3, values, TILE_OUTPUTS * GROUP);
-    _tile_dpbsud(0, 2, 3);
-    _tile_loadd(4, values + 64, TILE_OUTPUTS * GROUP);
-    _tile_dpbsud(1, 2, 4);
-    _tile_stored(0, whole[0], sizeof whole[0][0]);
-    _tile_stored(1, whole[1], sizeof whole[1][0]);
-    const Scale* scales = right.scales + block * TILE_OUTPUTS;
-    const __m512 factors[2] = {scales_of(scales), scales_of(scales + SIXTEEN)};
-#pragma GCC unroll 16
-    for (int row = 0; row < SIXTEEN; row++) {
-      const Rounded& rounded = here[row * left_stride];
-      const __m512i excess = _mm512_set1_epi32(rounded.excess);
-      const __m512 scale = _mm512_set1_ps(rounded.scale);
+    _tile_loadd(7, right_.values + block * BLOCK_BYTES + 64, WEIGHT_BYTES);
+    _tile_dpbsud(1, 4, 7);
+    _tile_stored(0, wholes_[block % 2][0], SUM_BYTES);
+  }
+  void multiply_third(long block) {
+    if constexpr (SIXTEENS == 2) {
+      _tile_zero(2);
+      _tile_loadd(5, lower_.values + block * BLOCK, lower_.stride * BLOCK);
+      _tile_dpbsud(2, 5, 6);
+    }
+    _tile_stored(1, wholes_[block % 2][0] + 16, SUM_BYTES);
+  }
+  void multiply_fourth(long block) {
+    if constexpr (SIXTEENS == 2) {
+      _tile_zero(3);
+      _tile_dpbsud(3, 5, 7);
+      _tile_stored(2, wholes_[block % 2][SIXTEEN], SUM_BYTES);
+    }
+  }
+  void store_last(long block) {
+    if constexpr (SIXTEENS == 2) _tile_stored(3, wholes_[block % 2][SIXTEEN] + 16, SUM_BYTES);
+  }
+
+  template <int FROM, int TO>
+  void scale(long block, const Factors& factors) {
+    constexpr int END = TO < ROWS ? TO : ROWS;
+#pragma GCC unroll 8
+    for (int row = FROM; row < END; row++) {
+      const RoundedRows& rows = row < SIXTEEN ? upper_ : lower_;
+      const long place = row % SIXTEEN * rows.stride + block;
+      const __m512i excess = _mm512_set1_epi32(rows.excess[place]);
+      const __m512 scale = _mm512_set1_ps(rows.scales[place]);
+#pragma GCC unroll 2
       for (int half = 0; half < 2; half++) {
-        const __m512i exact = _mm512_add_epi32(_mm512_load_si512(whole[half][row]), excess);
-        sums[row][half] =
-            _mm512_fmadd_ps(_mm512_cvtepi32_ps(exact), _mm512_mul_ps(factors[half], scale), sums[row][half]);
+        float* sum = sums_[row] + 16 * half;
+        const __m512i exact = _mm512_add_epi32(_mm512_load_si512(wholes_[block % 2][row] + 16 * half), excess);
+        _mm512_store_ps(sum, _mm512_fmadd_ps(_mm512_cvtepi32_ps(exact), _mm512_mul_ps(factors.halves[half], scale),
+                                             _mm512_load_ps(sum)));
       }
     }
   }
-  for (int row = 0; row < SIXTEEN; row++)
-    for (int half = 0; half < 2; half++) store_sums(sums[row][half], right, half, out + row * out_stride);
-}
 
-// As many rows as come in sixteens; returns how many these are.
+  const TileProduct<Scale>& right_;
+  const RoundedRows upper_, lower_;
+  alignas(64) int32_t wholes_[2][ROWS][TILE_OUTPUTS];  // by turns
+  alignas(64) float sums_[ROWS][TILE_OUTPUTS];
+};
+
+// As many rows as are worth it; returns how many these are. The last strip has rows that were done before, if need be.
 template <class Scale>
-long multiply_sixteens(const TileProduct<Scale>& right, const Rounded* left, long left_stride, long rows, float* out,
-                       long out_stride) {
-  const long sixteens = rows / SIXTEEN;
-  if (!sixteens || !tiles_are_allowed()) return 0;
-  const TileShapes shapes;
-  asm volatile("" ::: "memory");  // tiles are loaded behind the compiler's back: all stores before must have happened
-  _tile_loadconfig(&shapes);
-  for (long row = 0; row < sixteens * SIXTEEN; row += SIXTEEN)
-    multiply_strip(right, left + row * left_stride, left_stride, out + row * out_stride, out_stride);
-  _tile_release();
-  return sixteens * SIXTEEN;
+long multiply_strips(const TileProduct<Scale>& right, const RoundedRows& left, long rows, float* out, long out_stride) {
+  if (rows < SIXTEEN || !tiles_are_allowed()) return 0;
+  TileProduct<Scale> here = right;
+  const long last = rows - SIXTEEN;
+  long done = 0;
+  for (; rows - done >= LEAST_ROWS; here.next = nullptr) {
+    const long first = std::min(done, last), second = std::min(first + SIXTEEN, last);
+    float* to = out + done * out_stride;
+    if (rows - done <= SIXTEEN) {
+      Strip<1, Scale>(here, left, first, second).store(int(done - first), SIXTEEN, to, out_stride);
+      return rows;
+    }
+    const Strip<2, Scale> strip(here, left, first, second);
+    strip.store(0, SIXTEEN, to, out_stride);
+    strip.store(int(2 * SIXTEEN + first - second), 2 * SIXTEEN, to + SIXTEEN * out_stride, out_stride);
+    done = second + SIXTEEN;
+  }
+  return done;
 }
 
 }  // namespace
@@ -85,8 +170,10 @@ long multiply_sixteens(const TileProduct<Scale>& right, const Rounded* left, lon
 
 namespace {
 
+struct MatrixTiles {};
+
 template <class Scale>
-long multiply_sixteens(const TileProduct<Scale>&, const Rounded*, long, long, float*, long) {
+long multiply_strips(const TileProduct<Scale>&, const RoundedRows&, long, float*, long) {
   return 0;
 }
 

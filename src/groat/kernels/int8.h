@@ -82,10 +82,11 @@ struct Int8Tiles {
   }
 };
 
-constexpr int ROUNDED_BYTES = BLOCK + 8;  // of a block of activations: values, scale, and what the 128 adds
+constexpr int ROUNDED_BYTES = BLOCK + 8;  // of a block of activations (rounded.h)
 
 // out[rows, outputs] = x W' (+ bias), in int8: each row's blocks are turned and rounded by a scale of their own. A row
-// does not depend on the others. `scratch`: ROUNDED_BYTES for each block of each row.
+// does not depend on the others. `scratch`, aligned to 64 bytes: ROUNDED_BYTES for each
+// block of each row.
 void int8_product(const Int8Tiles& weights, const float* x, long x_stride, long inputs, float* out, long out_stride,
                   long rows, const float* bias, void* scratch, int threads);
 

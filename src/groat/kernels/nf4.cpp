@@ -98,12 +98,13 @@ struct WideRows {
 void nf4_product(const NF4Rows& weights, const float* x, long x_stride, float* out, long out_stride, long rows,
                  const float* bias, void* scratch, int threads) {
   const long blocks = weights.inputs / BLOCK, tiles = (weights.outputs + TILE_OUTPUTS - 1) / TILE_OUTPUTS;
-  Rounded* left = static_cast<Rounded*>(scratch);
+  const RoundedRows left(scratch, rows, blocks);
   round_rows(x, x_stride, rows, weights.inputs, Order::PAIRED, left, threads);
   const __m512i bytes = code_bytes(weights.code);
 #pragma omp parallel num_threads(threads)
   {
     const std::unique_ptr<CodedTile> tile(new CodedTile);
+    const MatrixTiles matrix_tiles;
 #pragma omp for schedule(static)
     for (long number = 0; number < tiles; number++)
       for (long block = 0; block < blocks; block += CodedTile::BLOCKS) {
@@ -111,15 +112,15 @@ void nf4_product(const NF4Rows& weights, const float* x, long x_stride, float* o
         const int width = int(std::min(long(TILE_OUTPUTS), weights.outputs - first));
         tile->fill(weights, bytes, first, block, count);
         const TileProduct<float> right{tile->values, tile->scales, count, bias && !block ? bias + first : nullptr, width,
-                                       block > 0};
-        multiply_tile(right, left + block, blocks, rows, out + first, out_stride);
+                                       block > 0, nullptr};
+        multiply_tile(right, left.at(0, block), rows, out + first, out_stride);
       }
   }
 }
 
 void nf4_straight_product(const NF4Rows& weights, const float* grad, long grad_stride, float* out, long out_stride,
                           long rows, void* scratch, int threads) {
-  Rounded* left = static_cast<Rounded*>(scratch);
+  const RoundedRows left(scratch, rows, blocks_of(weights.outputs));
   round_rows(grad, grad_stride, rows, weights.outputs, Order::TURNED, left, threads);
   multiply_transposed(WideRows{weights}, left, out, out_stride, rows, weights.inputs, threads);
 }

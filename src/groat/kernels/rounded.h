@@ -10,13 +10,29 @@
 
 namespace {
 
-// A block of a row as the product reads it: 64 rounded values, their scale, and what the 128 adds.
-struct Rounded {
-  int8_t values[BLOCK];
-  float scale;
-  int32_t excess;
+// Blocks of rows as the product reads them: 64 rounded values, which lie where a cache line begins, their scale, and what
+// the 128 adds.
+struct RoundedRows {
+  int8_t* values;
+  float* scales;
+  int32_t* excess;
+  long stride;  // from a row to the next, in blocks
+
+  // In `room` of ROUNDED_BYTES for each block.
+  RoundedRows(void* room, long rows, long blocks)
+      : values(static_cast<int8_t*>(room)),
+        scales(reinterpret_cast<float*>(values + rows * blocks * BLOCK)),
+        excess(reinterpret_cast<int32_t*>(scales + rows * blocks)),
+        stride(blocks) {}
+
+  // The same from a row and a block on.
+  RoundedRows at(long row, long block) const {
+    RoundedRows rest = *this;
+    const long skipped = row * stride + block;
+    rest.values += skipped * BLOCK, rest.scales += skipped, rest.excess += skipped;
+    return rest;
+  }
 };
-static_assert(sizeof(Rounded) == ROUNDED_BYTES);
 
 inline void add_and_subtract(__m512& a, __m512& b) {
   const __m512 sum = _mm512_add_ps(a, b);
@@ -65,14 +81,14 @@ inline void pair(int8_t* values) {
 // NF4's pairs come out of their bytes.
 enum class Order { TURNED, PAIRED };
 
-// Put in order, and rounded to 127 steps either side of zero.
-inline void round_block(const float* from, int count, Order order, Rounded& to) {
+// Put in order, and rounded to 127 steps either side of zero: the first block of `to`.
+inline void round_block(const float* from, int count, Order order, const RoundedRows& to) {
   __m512 v[4];
   load_block(from, count, v);
   if (order == Order::TURNED) hadamard(v);
   if (__builtin_expect(!all_numbers(v), false)) {  // so that the product is not one either, and the step is noticed
-    std::memset(to.values, 0, sizeof to.values);
-    to.scale = NAN, to.excess = 0;
+    std::memset(to.values, 0, BLOCK);
+    *to.scales = NAN, *to.excess = 0;
     return;
   }
   const float most = largest(v), steps = most > 0 ? 127.0f / most : 0.0f;
@@ -83,8 +99,8 @@ inline void round_block(const float* from, int count, Order order, Rounded& to) 
     _mm_storeu_si128(reinterpret_cast<__m128i*>(to.values + 16 * i), _mm512_cvtsepi32_epi8(whole));
   }
   if (order == Order::PAIRED) pair(to.values);
-  to.scale = most / (order == Order::TURNED ? 127.0f * 8.0f : 127.0f);
-  to.excess = -128 * _mm512_reduce_add_epi32(total);
+  *to.scales = most / (order == Order::TURNED ? 127.0f * 8.0f : 127.0f);
+  *to.excess = -128 * _mm512_reduce_add_epi32(total);
 }
 
 inline __m512 scales_of(const uint16_t* from) {
@@ -109,6 +125,13 @@ struct TileProduct {
   const float* bias;  // or null
   int width;
   bool add;
+  const uint8_t* next;  // the values that are needed after these, as many again; or null
+
+  // Asks for the next values that lie where block `block` of these does.
+  void prefetch(long block) const {
+    if (!next) return;
+    for (int i = 0; i < BLOCK_BYTES; i += 64) __builtin_prefetch(next + block * BLOCK_BYTES + i);
+  }
 };
 
 // 16 sums of a row: of half `half` of the tile.

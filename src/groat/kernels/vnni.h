@@ -15,29 +15,27 @@ namespace {
 
 constexpr int ROWS_AT_ONCE = 6;  // their sums, in int32 and in fp32, fill the 32 registers
 
-// ROWS rows times one tile; `left_stride` blocks lie between the rows.
+// ROWS rows times one tile.
 template <int ROWS, class Scale>
-void multiply_rows(const TileProduct<Scale>& right, const Rounded* left, long left_stride, float* out,
-                   long out_stride) {
+void multiply_rows(const TileProduct<Scale>& right, const RoundedRows& left, float* out, long out_stride) {
   const uint8_t* tile = right.values;
   const Scale* scales = right.scales;
   __m512 sums[ROWS][2];
   for (int row = 0; row < ROWS; row++) sums[row][0] = sums[row][1] = _mm512_setzero_ps();
   for (long block = 0; block < right.blocks; block++, tile += BLOCK_BYTES, scales += TILE_OUTPUTS) {
-    const Rounded* here[ROWS];
+    right.prefetch(block);
     __m512i wholes[ROWS][2];
 #pragma GCC unroll 8
-    for (int row = 0; row < ROWS; row++) {
-      here[row] = left + row * left_stride + block;
-      wholes[row][0] = wholes[row][1] = _mm512_set1_epi32(here[row]->excess);
-    }
+    for (int row = 0; row < ROWS; row++)
+      wholes[row][0] = wholes[row][1] = _mm512_set1_epi32(left.excess[row * left.stride + block]);
+    const int8_t* values = left.values + block * BLOCK;
 #pragma GCC unroll 4
     for (int group = 0; group < BLOCK / GROUP; group++) {
       const __m512i first = _mm512_loadu_si512(tile + group * TILE_OUTPUTS * GROUP);
       const __m512i second = _mm512_loadu_si512(tile + group * TILE_OUTPUTS * GROUP + 64);
 #pragma GCC unroll 8
       for (int row = 0; row < ROWS; row++) {
-        const __m512i four = four_of(here[row]->values + group * GROUP);
+        const __m512i four = four_of(values + row * left.stride * BLOCK + group * GROUP);
         wholes[row][0] = _mm512_dpbusd_epi32(wholes[row][0], first, four);
         wholes[row][1] = _mm512_dpbusd_epi32(wholes[row][1], second, four);
       }
@@ -45,7 +43,7 @@ void multiply_rows(const TileProduct<Scale>& right, const Rounded* left, long le
     const __m512 factors[2] = {scales_of(scales), scales_of(scales + 16)};
 #pragma GCC unroll 8
     for (int row = 0; row < ROWS; row++) {
-      const __m512 scale = _mm512_set1_ps(here[row]->scale);
+      const __m512 scale = _mm512_set1_ps(left.scales[row * left.stride + block]);
       for (int half = 0; half < 2; half++)
         sums[row][half] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(wholes[row][half]), _mm512_mul_ps(factors[half], scale),
                                           sums[row][half]);
@@ -60,9 +58,8 @@ void multiply_rows(const TileProduct<Scale>& right, const Rounded* left, long le
 inline long cut(long whole, long part, long parts) { return whole * part / parts; }
 
 template <class Scale>
-void multiply_tile(const TileProduct<Scale>& right, const Rounded* left, long left_stride, long rows, float* out,
-                   long out_stride) {
-  typedef void (*Product)(const TileProduct<Scale>&, const Rounded*, long, float*, long);
+void multiply_tile(const TileProduct<Scale>& right, const RoundedRows& left, long rows, float* out, long out_stride) {
+  typedef void (*Product)(const TileProduct<Scale>&, const RoundedRows&, float*, long);
   constexpr Product by_rows[] = {nullptr,
                                  multiply_rows<1, Scale>,
                                  multiply_rows<2, Scale>,
@@ -70,22 +67,25 @@ void multiply_tile(const TileProduct<Scale>& right, const Rounded* left, long le
                                  multiply_rows<4, Scale>,
                                  multiply_rows<5, Scale>,
                                  multiply_rows<6, Scale>};
-  const long done = multiply_sixteens(right, left, left_stride, rows, out, out_stride), rest = rows - done;
+  const long done = multiply_strips(right, left, rows, out, out_stride), rest = rows - done;
   const long parts = (rest + ROWS_AT_ONCE - 1) / ROWS_AT_ONCE;
   for (long part = 0; part < parts; part++) {
     const long row = done + cut(rest, part, parts), size = done + cut(rest, part + 1, parts) - row;
-    by_rows[size](right, left + row * left_stride, left_stride, out + row * out_stride, out_stride);
+    TileProduct<Scale> here = right;
+    if (row) here.next = nullptr;  // the first rows have asked for it
+    by_rows[size](here, left.at(row, 0), out + row * out_stride, out_stride);
   }
 }
 
 // Rows as a product reads them, [rows, blocks].
-inline void round_rows(const float* from, long stride, long rows, long columns, Order order, Rounded* to,
+inline void round_rows(const float* from, long stride, long rows, long columns, Order order, const RoundedRows& to,
                        int threads) {
   const long blocks = blocks_of(columns);
 #pragma omp parallel for schedule(static) num_threads(threads) if (rows * blocks > 16)
   for (long place = 0; place < rows * blocks; place++) {
     const long first = place % blocks * BLOCK;
-    round_block(from + place / blocks * stride + first, int(std::min(long(BLOCK), columns - first)), order, to[place]);
+    round_block(from + place / blocks * stride + first, int(std::min(long(BLOCK), columns - first)), order,
+                to.at(0, place));
   }
 }
 
@@ -165,19 +165,20 @@ struct TransposedTile : MadeTile<uint16_t> {
 
 // out[rows, width] = g W from rounded rows of g: a tile of W' is made for as many rows as there are.
 template <class Weights>
-void multiply_transposed(const Weights& weights, const Rounded* left, float* out, long out_stride, long rows, long width,
+void multiply_transposed(const Weights& weights, const RoundedRows& left, float* out, long out_stride, long rows, long width,
                          int threads) {
   const long blocks = blocks_of(weights.outputs);
 #pragma omp parallel num_threads(threads)
   {
     const std::unique_ptr<TransposedTile> tile(new TransposedTile);
+    const MatrixTiles tiles;
 #pragma omp for schedule(static)
     for (long input = 0; input < width; input += TILE_OUTPUTS)
       for (long block = 0; block < blocks; block += TransposedTile::BLOCKS) {
         const long count = std::min(TransposedTile::BLOCKS, blocks - block);
         tile->fill(weights, input, block * BLOCK, count);
-        const TileProduct<uint16_t> right{tile->values, tile->scales, count, nullptr, TILE_OUTPUTS, block > 0};
-        multiply_tile(right, left + block, blocks, rows, out + input, out_stride);
+        const TileProduct<uint16_t> right{tile->values, tile->scales, count, nullptr, TILE_OUTPUTS, block > 0, nullptr};
+        multiply_tile(right, left.at(0, block), rows, out + input, out_stride);
       }
   }
 }
