@@ -86,19 +86,21 @@ class Strip {
   static constexpr long WEIGHT_BYTES = TILE_OUTPUTS * GROUP, SUM_BYTES = TILE_OUTPUTS * sizeof(int32_t);
 
   void multiply_first(long block) {
-    right_.prefetch(block);
+    right_.prefetch(block, 0);
     _tile_zero(0);
     _tile_loadd(6, right_.values + block * BLOCK_BYTES, WEIGHT_BYTES);
     _tile_loadd(4, upper_.values + block * BLOCK, upper_.stride * BLOCK);
     _tile_dpbsud(0, 4, 6);
   }
   void multiply_second(long block) {
+    right_.prefetch(block, 1);
     _tile_zero(1);
     _tile_loadd(7, right_.values + block * BLOCK_BYTES + 64, WEIGHT_BYTES);
     _tile_dpbsud(1, 4, 7);
     _tile_stored(0, wholes_[block % 2][0], SUM_BYTES);
   }
   void multiply_third(long block) {
+    right_.prefetch(block, 2);
     if constexpr (SIXTEENS == 2) {
       _tile_zero(2);
       _tile_loadd(5, lower_.values + block * BLOCK, lower_.stride * BLOCK);
@@ -107,6 +109,7 @@ class Strip {
     _tile_stored(1, wholes_[block % 2][0] + 16, SUM_BYTES);
   }
   void multiply_fourth(long block) {
+    right_.prefetch(block, 3);
     if constexpr (SIXTEENS == 2) {
       _tile_zero(3);
       _tile_dpbsud(3, 5, 7);

@@ -369,6 +369,48 @@ void multiply(const Right& right, const float* left, long left_stride, float* ou
   }
 }
 
+// Products of few outputs, as the A of an adapter has, by rows of x and of W as they lie: nothing is packed for them.
+constexpr int DOT_OUTPUTS = 4, DOT_ROWS = LANES / DOT_OUTPUTS;
+
+// to[DOT_ROWS][DOT_OUTPUTS] = the products of these rows.
+void dots(const float* const* rows, const float* const* outputs, long inner, float* to) {
+  Vec sums[LANES] = {};
+  long i = 0;
+  for (; i + LANES <= inner; i += LANES) {
+    Vec right[DOT_OUTPUTS];
+#pragma GCC unroll 4
+    for (int output = 0; output < DOT_OUTPUTS; output++) right[output] = load(outputs[output] + i);
+#pragma GCC unroll 4
+    for (int row = 0; row < DOT_ROWS; row++) {
+      const Vec left = load(rows[row] + i);
+#pragma GCC unroll 4
+      for (int output = 0; output < DOT_OUTPUTS; output++) sums[row * DOT_OUTPUTS + output] += left * right[output];
+    }
+  }
+  Vec total = sums_of(sums);
+  for (; i < inner; i++)
+    for (int place = 0; place < LANES; place++)
+      total[place] += rows[place / DOT_OUTPUTS][i] * outputs[place % DOT_OUTPUTS][i];
+  store(to, total);
+}
+
+// out[rows, columns] = left[rows, inner] W', with W [columns, inner] in fp32.
+void multiply_dots(const float* weights, const float* left, long left_stride, float* out, long rows, long columns,
+                   long inner, int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads)
+  for (long row = 0; row < rows; row += DOT_ROWS)
+    for (long column = 0; column < columns; column += DOT_OUTPUTS) {
+      const float *lefts[DOT_ROWS], *rights[DOT_OUTPUTS];  // those past the end are the last ones again
+      for (int i = 0; i < DOT_ROWS; i++) lefts[i] = left + std::min(row + i, rows - 1) * left_stride;
+      for (int i = 0; i < DOT_OUTPUTS; i++) rights[i] = weights + std::min(column + i, columns - 1) * inner;
+      alignas(64) float found[LANES];
+      dots(lefts, rights, inner, found);
+      for (long i = 0; i < std::min(long(DOT_ROWS), rows - row); i++)
+        std::copy_n(found + i * DOT_OUTPUTS, std::min(long(DOT_OUTPUTS), columns - column),
+                    out + (row + i) * columns + column);
+    }
+}
+
 template <class Weights>
 void product(const Weights& weights, bool transposed, const float* left, long left_stride, float* out, long out_stride,
              long rows, long outputs, long inputs, const Epilogue& end, int threads) {
@@ -509,8 +551,7 @@ void groat_adapted_product(const MatrixView* view, const float* x, long x_stride
                            const int64_t* sizes, long parts, long rank, float alpha, void* scratch, int threads) {
   const long outputs = view->rows, inputs = view->columns;
   product_of(*view, true, x, x_stride, out, outputs, rows, Epilogue{1.0f, false, bias}, scratch, threads);
-  product(Float32{a, inputs}, true, x, x_stride, down, parts * rank, rows, parts * rank, inputs,
-          Epilogue{1.0f, false, nullptr}, threads);
+  multiply_dots(a, x, x_stride, down, rows, parts * rank, inputs, threads);
   for (long part = 0, first = 0; part < parts; first += sizes[part++])
     product(Float32{bs[part], rank}, true, down + part * rank, parts * rank, out + first, outputs, rows, sizes[part],
             rank, Epilogue{alpha, true, nullptr}, threads);

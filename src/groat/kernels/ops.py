@@ -62,12 +62,24 @@ def _native_product(
 
 
 def _scratch(input_TI: torch.Tensor, view: MatrixView) -> torch.Tensor:
-    """What a product needs beside its result: for quantized weights, 18 numbers for each block of a row that is
-    rounded, or 64 if it is turned in fp32; and a turned gradient."""
+    """What a product needs beside its result."""
+    floats = _row_scratch(view, input_TI.shape[1])
+    return room_like(input_TI, input_TI.shape[0], floats) if floats else input_TI.new_empty(0)
+
+
+def _row_scratch(view: MatrixView, inner: int) -> int:
+    """Numbers per row: for quantized weights, 18 for each block that is rounded, or 64 if it is turned in fp32; and a
+    turned gradient."""
     if view.kind not in (INT8_TILES, NF4_ROWS):
-        return input_TI.new_empty(0)
-    inner, columns = (-(-size // BLOCK) for size in (input_TI.shape[1], int(view.columns)))
-    return room_like(input_TI, input_TI.shape[0], 18 * inner + BLOCK * columns)
+        return 0
+    inner_blocks, column_blocks = (-(-size // BLOCK) for size in (inner, int(view.columns)))
+    return 18 * inner_blocks + BLOCK * column_blocks
+
+
+def scratch_floats(weight_NK: Matrix) -> int:
+    """Numbers per row that a compiled product x W' needs beside its result."""
+    view = view_of(weight_NK)
+    return 0 if view is None else _row_scratch(view, weight_NK.shape[1])
 
 
 class Adapted(NamedTuple):

@@ -23,7 +23,7 @@ void multiply_rows(const TileProduct<Scale>& right, const RoundedRows& left, flo
   __m512 sums[ROWS][2];
   for (int row = 0; row < ROWS; row++) sums[row][0] = sums[row][1] = _mm512_setzero_ps();
   for (long block = 0; block < right.blocks; block++, tile += BLOCK_BYTES, scales += TILE_OUTPUTS) {
-    right.prefetch(block);
+    for (int quarter = 0; quarter < 4; quarter++) right.prefetch(block, quarter);
     __m512i wholes[ROWS][2];
 #pragma GCC unroll 8
     for (int row = 0; row < ROWS; row++)

@@ -14,6 +14,7 @@ from groat.model.attention import tree_attention
 from groat.model.decoder import Decoder
 from groat.sampling.native import sampler as sampler_module
 from groat.sampling.native.cache import SuffixArena
+from groat.sampling.native.decode import decode_layer_by_layer
 from groat.sampling.native.prefill import Prefixes
 from groat.trees import grow
 
@@ -36,13 +37,14 @@ def counting_decoder() -> CountingDecoder:
 
 
 @pytest.mark.parametrize("max_concurrent", [1, 4, 64])
-def test_every_shared_token_of_the_prompts_is_computed_once(max_concurrent: int):
+def test_every_shared_token_of_the_prompts_is_computed_once(max_concurrent: int, monkeypatch: pytest.MonkeyPatch):
     """However many completions, and however many rounds they come in.
 
     The first token of a completion needs no forward but the prompt's, and the last one none at all.
     """
     decoder = counting_decoder()
     params = params_of(num_generations=6, max_completion_length=5, min_completion_length=5)
+    monkeypatch.setattr(sampler_module, "decode_with", decode_layer_by_layer)
     sampled(sampler_of(decoder, max_concurrent=max_concurrent), params)
     drawn = len(PROMPTS) * 6 * (5 - 1)
     assert sum(decoder.counts) == len(grow(PROMPTS).token_ids) + drawn

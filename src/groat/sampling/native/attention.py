@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from groat.kernels.attend import RUN_FIELDS, SPAN_FIELDS, attend_spans, has_native_attention, remember
+from groat.kernels.layers import Past
 from groat.model.attention import attend_block, merge
 from groat.model.decoder import Attend
 from groat.sampling.native.cache import SuffixArena
@@ -30,25 +31,35 @@ def decode_attention(prefixes: Prefixes, arena: SuffixArena, live: Sequence[Live
     return kind(prefixes, arena, live)
 
 
+def decode_past(prefixes: Prefixes, arena: SuffixArena, live: Sequence[LiveRow]) -> Past:
+    """What the newest tokens of these rows see, and where their own keys and values go."""
+    slots_S = torch.tensor([row.slot for row in live])
+    lengths_S = torch.tensor([row.length for row in live])
+    nodes = sorted({node for row in live for node in row.chain})
+    own = _own_runs(arena, slots_S.numpy(), lengths_S.numpy() + 1)
+    table = np.concatenate([own, _prompt_runs(prefixes, nodes, len(arena.keys))], axis=1)
+    places = {node: len(live) + index for index, node in enumerate(nodes)}
+    chains = [[*(places[node] for node in row.chain), index] for index, row in enumerate(live)]
+    return Past(
+        arena_keys=arena.keys,
+        arena_values=arena.values,
+        slots_S=slots_S,
+        places_S=lengths_S,
+        spans=_row_spans(chains, table[0, :, 0]),
+        runs=table[:, [place for chain in chains for place in chain]],
+    )
+
+
 class _NativeAttention:
     """One kernel call per layer: every sequence goes through the runs of its prompt and its own tokens."""
 
     def __init__(self, prefixes: Prefixes, arena: SuffixArena, live: Sequence[LiveRow]) -> None:
-        self._arena = arena
-        self._slots_S = torch.tensor([row.slot for row in live])
-        self._lengths_S = torch.tensor([row.length for row in live])
-        nodes = sorted({node for row in live for node in row.chain})
-        own = _own_runs(arena, self._slots_S.numpy(), self._lengths_S.numpy() + 1)
-        table = np.concatenate([own, _prompt_runs(prefixes, nodes, len(arena.keys))], axis=1)
-        places = {node: len(live) + index for index, node in enumerate(nodes)}
-        chains = [[*(places[node] for node in row.chain), index] for index, row in enumerate(live)]
-        self._runs = table[:, [place for chain in chains for place in chain]]
-        self._spans = _row_spans(chains, table[0, :, 0])
+        self._past = decode_past(prefixes, arena, live)
 
     def __call__(self, layer: int, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-        arena = self._arena
-        remember(keys, values, arena.keys[layer], arena.values[layer], self._slots_S, self._lengths_S)
-        return attend_spans(queries, self._spans, self._runs[layer], keys.shape[1])[0]
+        past = self._past
+        remember(keys, values, past.arena_keys[layer], past.arena_values[layer], past.slots_S, past.places_S)
+        return attend_spans(queries, past.spans, past.runs[layer], keys.shape[1])[0]
 
 
 def _prompt_runs(prefixes: Prefixes, nodes: Sequence[int], num_layers: int) -> np.ndarray:

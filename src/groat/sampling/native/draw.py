@@ -11,6 +11,10 @@ from groat.kernels.draw import draw_tokens
 from groat.sampling.base import SamplingParams
 
 
+_OFTEN_ENOUGH = 1024
+"""So many of the likeliest tokens hold most nuclei; sorting all of a vocabulary takes longer than the model does."""
+
+
 class Draw(NamedTuple):
     """One token per row, with its log-prob as drawn and under the plain policy, in nats."""
 
@@ -19,22 +23,28 @@ class Draw(NamedTuple):
     policy_logprobs_S: torch.Tensor
 
 
+class Barred(NamedTuple):
+    """Tokens that some rows may not draw yet."""
+
+    rows: Sequence[int]
+    token_ids: Sequence[int]
+
+
 def draw(
     logits_SV: torch.Tensor,
     params: SamplingParams,
     uniforms_S: torch.Tensor,
-    seen: Sequence[torch.Tensor] | None,
-    barred: Sequence[tuple[int, Sequence[int]]],
+    seen: Sequence[torch.Tensor] | None = None,
+    barred: Barred | None = None,
 ) -> Draw:
     """Draw one token per row; consumes `logits_SV`.
 
-    `seen` holds each row's earlier token ids (needed by the repetition penalty); `barred` lists rows and the
-    token ids they may not draw yet. A token is found by its place in the cumulative distribution, so one uniform
-    number decides it and a row's draw does not depend on other rows.
+    `seen` holds each row's earlier token ids (needed by the repetition penalty). A token is found by its place in the
+    cumulative distribution, so one uniform number decides it and a row's draw does not depend on other rows.
     """
     if params.temperature not in (0, 1):
         logits_SV = logits_SV.div_(params.temperature)
-    barred_lse_S = _bar(logits_SV, barred) if barred else None
+    barred_lse_S = _bar(logits_SV, barred) if barred and barred.rows else None
     kept_SV = _restricted(logits_SV, params, seen)
     if params.temperature == 0:
         token_ids_S, kept_lse_S = kept_SV.argmax(-1), kept_SV.logsumexp(-1)
@@ -50,12 +60,12 @@ def draw(
     return Draw(token_ids_S, sampler_logprobs_S, logits_SV.gather(1, chosen_S1)[:, 0] - policy_lse_S)
 
 
-def _bar(logits_SV: torch.Tensor, barred: Sequence[tuple[int, Sequence[int]]]) -> torch.Tensor:
+def _bar(logits_SV: torch.Tensor, barred: Barred) -> torch.Tensor:
     """Put what may not be drawn at -inf, in place; returns the log-sum-exp of what that took from each row."""
+    rows_R1, token_ids = torch.tensor(barred.rows)[:, None], torch.tensor(barred.token_ids, dtype=torch.long)
     barred_lse_S = logits_SV.new_full((len(logits_SV),), -torch.inf)
-    for row, token_ids in barred:
-        barred_lse_S[row] = logits_SV[row, list(token_ids)].logsumexp(-1)
-        logits_SV[row, list(token_ids)] = -torch.inf
+    barred_lse_S[rows_R1[:, 0]] = logits_SV[rows_R1, token_ids].logsumexp(-1)
+    logits_SV[rows_R1, token_ids] = -torch.inf
     return barred_lse_S
 
 
@@ -90,8 +100,12 @@ def _penalized(logits_SV: torch.Tensor, seen: Sequence[torch.Tensor], penalty: f
 
 def _nucleus(logits_SV: torch.Tensor, top_p: float) -> torch.Tensor:
     """Keep the smallest set of likeliest tokens that holds at least top_p (arXiv:1904.09751)."""
-    sorted_SV, order_SV = logits_SV.sort(-1, descending=True)
-    probabilities_SV = sorted_SV.softmax(-1)
-    before_SV = probabilities_SV.cumsum(-1) - probabilities_SV
-    sorted_SV = sorted_SV.masked_fill(before_SV >= top_p, -torch.inf)
-    return torch.empty_like(logits_SV).scatter_(1, order_SV, sorted_SV)
+    lse_S1, vocabulary = logits_SV.logsumexp(-1, keepdim=True), logits_SV.shape[1]
+    for count in (min(_OFTEN_ENOUGH, vocabulary), vocabulary):
+        likeliest_SC, token_ids_SC = logits_SV.topk(count, dim=-1)
+        probabilities_SC = (likeliest_SC - lse_S1).exp_()
+        before_SC = probabilities_SC.cumsum(-1) - probabilities_SC
+        if count == vocabulary or bool((before_SC[:, -1] >= top_p).all()):
+            break
+    kept_SC = likeliest_SC.masked_fill(before_SC >= top_p, -torch.inf)
+    return torch.full_like(logits_SV, -torch.inf).scatter_(1, token_ids_SC, kept_SC)

@@ -1,6 +1,6 @@
 """The native sampler: continuous batching over groups whose prompts are computed and stored once.
 
-Left out so far: int8 compute, paging of the completions' keys and values, speculative drafts.
+Left out so far: paging of the completions' keys and values, speculative drafts.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from groat.model.decoder import Decoder
 from groat.model.lora import Adapter
 from groat.model.tokenizer import Tokenizer
 from groat.sampling.base import Progress, SamplingParams, no_progress
-from groat.sampling.native.attention import LiveRow, decode_attention
+from groat.sampling.native.attention import LiveRow
 from groat.sampling.native.cache import SuffixArena
-from groat.sampling.native.draw import draw
+from groat.sampling.native.decode import decode_with
+from groat.sampling.native.draw import Barred, draw
 from groat.sampling.native.prefill import Prefixes
 from groat.types import Completion, FinishReason, Group, Prompt, UserError
 
@@ -142,6 +143,7 @@ class _Rollout:
         self._kv_bytes = kv_bytes(decoder.spec)
         self._num_advances = 0
         self._prefixes = prefixes
+        self._decode_rows = decode_with(decoder, adapter)
         self._arena = SuffixArena(decoder.spec, params.max_completion_length, decoder.weights.dtype)
         self._waiting = [
             _Sequence(prompt=prompt, index=index, uniforms=_uniforms(seeds[prompt], index, params))
@@ -232,13 +234,13 @@ class _Rollout:
         rows_SH = self._decoder.final_norm(self._hidden_SH)
         logits_SV = product(rows_SH, self._decoder.weights.head_VH)
         places = [len(sequence.token_ids) for sequence in live]
-        stop_ids = sorted(self._tokenizer.stop_token_ids)
+        too_short = [row for row, place in enumerate(places) if place < params.min_completion_length]
         drawn = draw(
             logits_SV,
             params,
             torch.tensor([sequence.uniforms[place] for sequence, place in zip(live, places, strict=True)]),
             [self._seen(sequence) for sequence in live] if params.repetition_penalty != 1 else None,
-            [(row, stop_ids) for row, place in enumerate(places) if place < params.min_completion_length],
+            Barred(too_short, sorted(self._tokenizer.stop_token_ids)),
         )
         columns = (drawn.token_ids_S.tolist(), drawn.sampler_logprobs_S.tolist(), drawn.policy_logprobs_S.tolist())
         for sequence, token_id, sampler_logprob, policy_logprob in zip(live, *columns, strict=True):
@@ -274,10 +276,10 @@ class _Rollout:
         """Run the model on the newest token of every live sequence."""
         self._live.sort(key=lambda sequence: (self._prefixes.rank(sequence.prompt), sequence.index))
         self._arrange_slots()
-        attention = decode_attention(self._prefixes, self._arena, [self._live_row(sequence) for sequence in self._live])
+        rows = [self._live_row(sequence) for sequence in self._live]
         token_ids = torch.tensor([sequence.token_ids[-1] for sequence in self._live])
         positions = torch.tensor([len(self._prompts[s.prompt].token_ids) + len(s.token_ids) - 1 for s in self._live])
-        return self._decoder.hidden(token_ids, positions, attention, self._adapter)
+        return self._decode_rows(token_ids, positions, self._prefixes, self._arena, rows)
 
     def _live_row(self, sequence: _Sequence) -> LiveRow:
         assert sequence.slot is not None

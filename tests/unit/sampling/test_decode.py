@@ -1,0 +1,62 @@
+"""Decoding in one call of the compiled kernels is decoding layer by layer, bit for bit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from quantized_decoders import KINDS, Kind, quantized
+from sampler_examples import params_of, sampled, sampler_of
+from tiny_decoders import tiny_adapter, tiny_decoder, tiny_spec
+
+from groat.kernels.native import native_for
+from groat.model.decoder import Decoder
+from groat.sampling.native import sampler as sampler_module
+from groat.sampling.native.decode import decode_layer_by_layer
+from groat.types import Group
+
+FAMILIES: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "qwen3": {"qk_norm": True},
+    "qwen2": {"qkv_bias": True},
+    "biases": {"qkv_bias": True, "output_bias": True, "mlp_bias": True},
+    "smollm3": {"unrotated_layers": frozenset({1})},
+    "phi4-mini": {"fused_modules": True, "rotary_share": 0.5, "head_dim": 8},
+    "one head": {"num_heads": 1, "num_kv_heads": 1},
+}
+
+
+def both_ways(
+    decoder: Decoder, monkeypatch: pytest.MonkeyPatch, *, adapted: bool = True
+) -> tuple[list[Group], list[Group]]:
+    if native_for() is None:
+        pytest.skip("no compiled kernels")
+    params, adapter = params_of(max_completion_length=20), tiny_adapter(decoder.spec) if adapted else None
+    compiled = sampled(sampler_of(decoder, max_concurrent=7), params, adapter=adapter)
+    monkeypatch.setattr(sampler_module, "decode_with", decode_layer_by_layer)
+    return compiled, sampled(sampler_of(decoder, max_concurrent=7), params, adapter=adapter)
+
+
+@pytest.mark.parametrize("changes", FAMILIES.values(), ids=FAMILIES.keys())
+def test_every_family(changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
+    compiled, one_by_one = both_ways(tiny_decoder(tiny_spec(**changes)), monkeypatch)
+    assert compiled == one_by_one
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_storage_kind(kind: Kind, monkeypatch: pytest.MonkeyPatch):
+    compiled, one_by_one = both_ways(quantized(kind), monkeypatch)
+    assert compiled == one_by_one
+
+
+@pytest.mark.parametrize("kind", ["int8", "nf4"])
+def test_products_in_int8(kind: Kind, monkeypatch: pytest.MonkeyPatch):
+    spec = tiny_spec(hidden_size=64, intermediate_size=128, head_dim=16)
+    decoder = Decoder(spec, quantized(kind, spec).weights.computed_in("int8"))
+    compiled, one_by_one = both_ways(decoder, monkeypatch)
+    assert compiled == one_by_one
+
+
+def test_the_base_without_an_adapter(monkeypatch: pytest.MonkeyPatch):
+    compiled, one_by_one = both_ways(tiny_decoder(), monkeypatch, adapted=False)
+    assert compiled == one_by_one
