@@ -1,19 +1,18 @@
-"""Work W1's rollouts with transformers' generate. Arguments: model folder, work.json."""
+"""Rollouts with transformers' generate in float32. Arguments: model folder, work.json."""
 
-import json
-import resource
-import sys
+from __future__ import annotations
+
 import time
-from pathlib import Path
 
 import torch
+from peer_process import asked, chats_of, fastest_rollouts, tell
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-folder, work = sys.argv[1], json.loads(Path(sys.argv[2]).read_text())
+folder, work = asked()
 tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
 tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
 model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-chats = [[{"role": "user", "content": question}] for question in work["questions"] for _ in range(work["group_size"])]
+chats = [chat for chat in chats_of(work) for _ in range(work["group_size"])]
 inputs = tokenizer.apply_chat_template(
     chats, add_generation_prompt=True, padding=True, return_tensors="pt", return_dict=True
 )
@@ -21,7 +20,7 @@ inputs = tokenizer.apply_chat_template(
 
 def seconds_for(new_tokens: int) -> float:
     started = time.perf_counter()
-    model.generate(
+    output = model.generate(
         **inputs,
         max_new_tokens=new_tokens,
         min_new_tokens=new_tokens,
@@ -30,17 +29,15 @@ def seconds_for(new_tokens: int) -> float:
         top_k=0,
         top_p=1.0,
     )
-    return time.perf_counter() - started
+    seconds = time.perf_counter() - started
+    assert output.shape[1] == inputs["input_ids"].shape[1] + new_tokens, "every completion has its full length"
+    return seconds
 
 
-seconds_for(4)  # warm-up
-rates = [len(chats) * work["new_tokens"] / seconds_for(work["new_tokens"]) for _ in range(2)]
-print(
-    json.dumps(
-        {
-            "peer": "transformers generate",
-            "rollout_tokens_per_second": round(max(rates), 2),
-            "peak_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 3),
-        }
-    )
+rate = fastest_rollouts(work, seconds_for)
+tell(
+    "transformers generate",
+    inputs["attention_mask"].sum(1).tolist()[:: work["group_size"]],
+    ("transformers", "torch"),
+    rollout_tokens_per_second=rate,
 )

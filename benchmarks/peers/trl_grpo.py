@@ -1,32 +1,40 @@
-"""Work W1's whole GRPO steps with TRL, the first left out as warm-up. Arguments: model folder, work.json."""
+"""Whole GRPO steps with TRL in float32, gradient checkpointing on. Arguments: model folder, work.json."""
 
-import json
-import resource
+from __future__ import annotations
+
+import math
 import statistics
-import sys
 import tempfile
 import time
 from itertools import pairwise
-from pathlib import Path
+from typing import Any
 
 import torch
 from datasets import Dataset
+from peer_process import asked, chats_of, tell
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
-NUM_STEPS, MICRO_BATCH = 3, 8
-folder, work = sys.argv[1], json.loads(Path(sys.argv[2]).read_text())
-completions_per_step = len(work["questions"]) * work["group_size"]
-ends: list[float] = []
+_MICRO_BATCH = 8
+folder, work = asked()
+chats = chats_of(work)
+num_completions, num_steps = len(chats) * work["group_size"], work["num_warm_up"] + work["num_measured"]
+micro_batch = math.gcd(num_completions, _MICRO_BATCH)
+scratch = tempfile.TemporaryDirectory()
+marks: list[float] = []
 
 
 class Clock(TrainerCallback):
-    def on_step_end(self, *_, **__):
-        ends.append(time.perf_counter())
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        marks.append(time.perf_counter())
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        marks.append(time.perf_counter())
 
 
-def varied_reward(completions, **_):
+def varied_reward(completions: list[Any], completion_ids: list[list[int]], **_: Any) -> list[float]:
+    assert {len(token_ids) for token_ids in completion_ids} == {work["new_tokens"]}, "full length, every completion"
     return [(sum(map(ord, completion[0]["content"])) % 997) / 997 for completion in completions]
 
 
@@ -36,13 +44,13 @@ trainer = GRPOTrainer(
     model=AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32),
     reward_funcs=[varied_reward],
     args=GRPOConfig(
-        output_dir=tempfile.mkdtemp(),
-        per_device_train_batch_size=MICRO_BATCH,
-        gradient_accumulation_steps=completions_per_step // MICRO_BATCH,
+        output_dir=scratch.name,
+        per_device_train_batch_size=micro_batch,
+        gradient_accumulation_steps=num_completions // micro_batch,
         num_generations=work["group_size"],
         max_completion_length=work["new_tokens"],
         generation_kwargs={"min_new_tokens": work["new_tokens"]},
-        max_steps=NUM_STEPS,
+        max_steps=num_steps,
         learning_rate=2e-5,
         beta=0.0,
         temperature=1.0,
@@ -53,20 +61,17 @@ trainer = GRPOTrainer(
         report_to=[],
         save_strategy="no",
     ),
-    train_dataset=Dataset.from_list(
-        [{"prompt": [{"role": "user", "content": question}]} for question in work["questions"] * NUM_STEPS]
-    ),
+    train_dataset=Dataset.from_list([{"prompt": chat} for chat in chats * num_steps]),
     processing_class=tokenizer,
     peft_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear"),
     callbacks=[Clock()],
 )
 trainer.train()
-print(
-    json.dumps(
-        {
-            "peer": "TRL GRPOTrainer (checkpointing)",
-            "step_seconds": round(statistics.median(after - before for before, after in pairwise(ends)), 2),
-            "peak_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 3),
-        }
-    )
+seconds = [after - before for before, after in pairwise(marks)]
+prompts = tokenizer.apply_chat_template(chats, add_generation_prompt=True, return_dict=True)["input_ids"]
+tell(
+    "TRL GRPOTrainer (checkpointing)",
+    [len(token_ids) for token_ids in prompts],
+    ("trl", "transformers", "peft", "torch"),
+    step_seconds=statistics.median(seconds[work["num_warm_up"] :]),
 )

@@ -9,12 +9,23 @@ import statistics
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from groat.config.tree import MemoryConfig, ModelConfig, RunConfig, SamplingConfig, TrainingConfig
+from groat.config.tree import (
+    EvaluationConfig,
+    MemoryConfig,
+    ModelConfig,
+    RunConfig,
+    SamplingConfig,
+    TrainingConfig,
+)
 from groat.types import Compute, Problem, StorageKind, UserError
+
+if TYPE_CHECKING:
+    from groat.tasks.task import Task
 
 QUESTIONS = (
     "I have 3 apples and buy 4 more, then eat 2. How many apples do I have? Think step by step.",
@@ -30,15 +41,9 @@ PEER_SCRIPTS = Path("benchmarks/peers")
 def bench_w1(args: list[str]) -> None:
     """4 prompts x 8 completions x 128 tokens, LoRA r=16 on all linear layers, one optimizer step."""
     options = _options(args)
-    storage, compute = _numbers(options)
-    config = RunConfig(
-        model=ModelConfig(compute=compute),
-        memory=MemoryConfig(storage=storage),
-        sampling=SamplingConfig(
-            num_generations=GROUP_SIZE, max_completion_length=NEW_TOKENS, min_completion_length=NEW_TOKENS
-        ),
-        training=TrainingConfig(generation_batch_size=len(QUESTIONS) * GROUP_SIZE, learning_rate=2e-5),
-    )
+    storage, compute = fastest_numbers(options.storage, options.compute)
+    config = fixed_config(len(QUESTIONS), GROUP_SIZE, NEW_TOKENS)
+    config = replace(config, model=ModelConfig(compute=compute), memory=MemoryConfig(storage=storage))
     print(f"weights stored in {storage}, products computed in {compute}", flush=True)
     work = _Work(config)
     work.step()  # warm-up: the first step allocates
@@ -78,40 +83,55 @@ def _options(args: list[str]) -> argparse.Namespace:
     return options
 
 
-def _numbers(options: argparse.Namespace) -> tuple[StorageKind, Compute]:
+def fastest_numbers(storage: StorageKind | None, compute: Compute | None) -> tuple[StorageKind, Compute]:
     """Storage and compute as asked for, else the fastest faithful ones on this machine."""
     from groat.kernels.native import has_int8_kernels
 
-    in_int8 = has_int8_kernels() and options.storage in (None, "int8") and options.compute in (None, "int8")
+    in_int8 = has_int8_kernels() and storage in (None, "int8") and compute in (None, "int8")
+    compute = compute or ("int8" if in_int8 else "f32")
+    return storage or ("int8" if compute == "int8" else "f32"), compute
 
-    compute: Compute = options.compute or ("int8" if in_int8 else "f32")
-    storage: StorageKind = options.storage or ("int8" if compute == "int8" else "f32")
-    return storage, compute
+
+def fixed_config(num_prompts: int, group_size: int, new_tokens: int) -> RunConfig:
+    """Steps whose completions all have exactly `new_tokens` tokens, without evaluations."""
+    return RunConfig(
+        sampling=SamplingConfig(
+            num_generations=group_size, max_completion_length=new_tokens, min_completion_length=new_tokens
+        ),
+        training=TrainingConfig(generation_batch_size=num_prompts * group_size, learning_rate=2e-5),
+        evaluation=EvaluationConfig(num_problems=0),
+    )
+
+
+def fixed_task(questions: Sequence[str]) -> Task:
+    """A chat for each question, and a reward that trains every group."""
+    from groat.tasks.rewards import RewardFunction
+    from groat.tasks.task import Task
+
+    problems = tuple(
+        Problem(id=str(index), prompt=({"role": "user", "content": question},))
+        for index, question in enumerate(questions)
+    )
+    return Task(
+        name="w1",
+        train=problems,
+        held_out=problems,
+        rewards=(RewardFunction(name="varied", function=varied_reward),),
+        is_correct=lambda _, __: False,
+    )
 
 
 class _Work:
     """W1 with groat: the parts of a run, without its tracking."""
 
     def __init__(self, config: RunConfig) -> None:
-        from groat.tasks.rewards import RewardFunction
-        from groat.tasks.task import Task
         from groat.tracking.console import Console
         from groat.training.build import build
         from groat.training.phases import Phases
 
-        problems = tuple(
-            Problem(id=str(index), prompt=({"role": "user", "content": question},))
-            for index, question in enumerate(QUESTIONS)
-        )
-        task = Task(
-            name="w1",
-            train=problems,
-            held_out=problems,
-            rewards=(RewardFunction(name="varied", function=varied_reward),),
-            is_correct=lambda _, __: False,
-        )
-        self._built = build(replace(config, evaluation=replace(config.evaluation, num_problems=0)), task)
-        self._problems = problems
+        task = fixed_task(QUESTIONS)
+        self._built = build(config, task)
+        self._problems = task.train
         self._phases = Phases(Console(quiet=True))
         self._num_steps = 0
 

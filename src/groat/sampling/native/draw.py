@@ -10,7 +10,6 @@ import torch
 from groat.kernels.draw import draw_tokens
 from groat.sampling.base import SamplingParams
 
-
 _OFTEN_ENOUGH = 1024
 """So many of the likeliest tokens hold most nuclei; sorting all of a vocabulary takes longer than the model does."""
 
