@@ -11,8 +11,7 @@
 
 namespace {
 
-constexpr int SIXTEEN = 16;
-constexpr long LEAST_ROWS = 8;  // for which a strip is worth it
+constexpr long LEAST_ROWS = 7;  // for which a strip is worth it
 
 // Linux wants to be asked before a process uses tiles; the answer holds for all of its threads.
 inline bool tiles_are_allowed() {
@@ -24,7 +23,7 @@ inline bool tiles_are_allowed() {
 struct alignas(64) TileShapes {
   uint8_t palette = 1, start_row = 0, reserved[14] = {};
   uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-  uint8_t rows[16] = {SIXTEEN, SIXTEEN, SIXTEEN, SIXTEEN, SIXTEEN, SIXTEEN, SIXTEEN, SIXTEEN};
+  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
 };
 
 // A thread's tiles are ready for `multiply_strips` while this lives.
@@ -42,15 +41,13 @@ class MatrixTiles {
   MatrixTiles& operator=(const MatrixTiles&) = delete;
 };
 
-// One or two times 16 rows of activations, times 32 outputs. Tiles 0 to 3 are the sums, 4 and 5 the rows, 6 and 7 the
-// weights; those of the next block are multiplied between the scaling of this one's sums, since they have units of their
-// own.
+// One or two sixteens of rows, times 32 outputs. Tiles 0 to 3 are the sums, 4 and 5 the rows, 6 and 7 the weights; those
+// of the next block are multiplied between the scaling of this one's sums, since they have units of their own.
 template <int SIXTEENS, class Scale>
 class Strip {
  public:
-  // Rows from `first` on and, if SIXTEENS is 2, from `second` on.
-  Strip(const TileProduct<Scale>& right, const RoundedRows& left, long first, long second)
-      : right_(right), upper_(left.at(first, 0)), lower_(left.at(second, 0)) {
+  Strip(const TileProduct<Scale>& right, const RoundedRows& left)
+      : right_(right), sixteens_{left, left.at(SIXTEEN * (SIXTEENS - 1), 0)} {
     for (auto& row : sums_) _mm512_store_ps(row, _mm512_setzero_ps()), _mm512_store_ps(row + 16, _mm512_setzero_ps());
     multiply_first(0), multiply_second(0), multiply_third(0), multiply_fourth(0), store_last(0);
     for (long block = 0; block + 1 < right.blocks; block++) {
@@ -68,11 +65,11 @@ class Strip {
     scale<0, 32>(right.blocks - 1, Factors(right, right.blocks - 1));
   }
 
-  // Rows [from, to) of these to where the product goes; `out` is that of row `from`.
-  void store(int from, int to, float* out, long out_stride) const {
-    for (int row = from; row < to; row++)
+  // The first `rows` of them to where the product goes.
+  void store(long rows, float* out, long out_stride) const {
+    for (long row = 0; row < std::min(rows, long(ROWS)); row++)
       for (int half = 0; half < 2; half++)
-        store_sums(_mm512_load_ps(sums_[row] + 16 * half), right_, half, out + (row - from) * out_stride);
+        store_sums(_mm512_load_ps(sums_[row] + 16 * half), right_, half, out + row * out_stride);
   }
 
  private:
@@ -85,11 +82,13 @@ class Strip {
   static constexpr int ROWS = SIXTEENS * SIXTEEN;
   static constexpr long WEIGHT_BYTES = TILE_OUTPUTS * GROUP, SUM_BYTES = TILE_OUTPUTS * sizeof(int32_t);
 
+  const int8_t* rows(int sixteen, long block) const { return sixteens_[sixteen].values + block * SIXTEEN * BLOCK; }
+
   void multiply_first(long block) {
     right_.prefetch(block, 0);
     _tile_zero(0);
     _tile_loadd(6, right_.values + block * BLOCK_BYTES, WEIGHT_BYTES);
-    _tile_loadd(4, upper_.values + block * BLOCK, upper_.stride * BLOCK);
+    _tile_loadd(4, rows(0, block), BLOCK);
     _tile_dpbsud(0, 4, 6);
   }
   void multiply_second(long block) {
@@ -103,7 +102,7 @@ class Strip {
     right_.prefetch(block, 2);
     if constexpr (SIXTEENS == 2) {
       _tile_zero(2);
-      _tile_loadd(5, lower_.values + block * BLOCK, lower_.stride * BLOCK);
+      _tile_loadd(5, rows(1, block), BLOCK);
       _tile_dpbsud(2, 5, 6);
     }
     _tile_stored(1, wholes_[block % 2][0] + 16, SUM_BYTES);
@@ -125,8 +124,8 @@ class Strip {
     constexpr int END = TO < ROWS ? TO : ROWS;
 #pragma GCC unroll 8
     for (int row = FROM; row < END; row++) {
-      const RoundedRows& rows = row < SIXTEEN ? upper_ : lower_;
-      const long place = row % SIXTEEN * rows.stride + block;
+      const RoundedRows& rows = sixteens_[row / SIXTEEN];
+      const long place = block * SIXTEEN + row % SIXTEEN;
       const __m512i excess = _mm512_set1_epi32(rows.excess[place]);
       const __m512 scale = _mm512_set1_ps(rows.scales[place]);
 #pragma GCC unroll 2
@@ -140,29 +139,24 @@ class Strip {
   }
 
   const TileProduct<Scale>& right_;
-  const RoundedRows upper_, lower_;
+  const RoundedRows sixteens_[2];
   alignas(64) int32_t wholes_[2][ROWS][TILE_OUTPUTS];  // by turns
   alignas(64) float sums_[ROWS][TILE_OUTPUTS];
 };
 
-// As many rows as are worth it; returns how many these are. The last strip has rows that were done before, if need be.
+// As many rows as are worth it; returns how many these are.
 template <class Scale>
 long multiply_strips(const TileProduct<Scale>& right, const RoundedRows& left, long rows, float* out, long out_stride) {
-  if (rows < SIXTEEN || !tiles_are_allowed()) return 0;
+  if (!tiles_are_allowed()) return 0;
   TileProduct<Scale> here = right;
-  const long last = rows - SIXTEEN;
   long done = 0;
   for (; rows - done >= LEAST_ROWS; here.next = nullptr) {
-    const long first = std::min(done, last), second = std::min(first + SIXTEEN, last);
-    float* to = out + done * out_stride;
-    if (rows - done <= SIXTEEN) {
-      Strip<1, Scale>(here, left, first, second).store(int(done - first), SIXTEEN, to, out_stride);
-      return rows;
-    }
-    const Strip<2, Scale> strip(here, left, first, second);
-    strip.store(0, SIXTEEN, to, out_stride);
-    strip.store(int(2 * SIXTEEN + first - second), 2 * SIXTEEN, to + SIXTEEN * out_stride, out_stride);
-    done = second + SIXTEEN;
+    const long rest = rows - done, strip = rest > SIXTEEN ? 2 * SIXTEEN : SIXTEEN;
+    if (rest > SIXTEEN)
+      Strip<2, Scale>(here, left.at(done, 0)).store(rest, out + done * out_stride, out_stride);
+    else
+      Strip<1, Scale>(here, left.at(done, 0)).store(rest, out + done * out_stride, out_stride);
+    done = std::min(rows, done + strip);
   }
   return done;
 }

@@ -9,7 +9,7 @@
 
 namespace {
 
-constexpr long ROWS_IN_CACHE = 96, BYTES_IN_CACHE = 1 << 20;
+constexpr long BYTES_IN_CACHE = 1 << 20;
 
 void turn_back(const float* from, long blocks, float* out, long out_stride, long rows, long columns, int threads) {
 #pragma omp parallel for schedule(static) num_threads(threads)
@@ -31,25 +31,26 @@ void turn_back(const float* from, long blocks, float* out, long out_stride, long
 void int8_product(const Int8Tiles& weights, const float* x, long x_stride, long inputs, float* out, long out_stride,
                   long rows, const float* bias, void* scratch, int threads) {
   const long blocks = weights.blocks, tiles = (weights.outputs + TILE_OUTPUTS - 1) / TILE_OUTPUTS;
-  const long row_parts = tiles < 4 * threads ? std::min(long(threads), rows) : 1;
+  const long row_parts = tiles < 4 * threads ? threads : 1;
   const RoundedRows left(scratch, rows, blocks);
   round_rows(x, x_stride, rows, inputs, Order::TURNED, left, threads);
   // Rows that stay in the cache meet all tiles before the next ones come.
-  const long at_once = std::max(ROWS_IN_CACHE, BYTES_IN_CACHE / (blocks * ROUNDED_BYTES));
+  const long sixteens = sixteens_of(rows), at_once = std::max(6L, BYTES_IN_CACHE / (blocks * SIXTEEN * ROUNDED_BYTES));
 #pragma omp parallel num_threads(threads)
   {
     const MatrixTiles matrix_tiles;
-    for (long start = 0; start < rows; start += at_once) {
-      const long here = std::min(at_once, rows - start);
+    for (long start = 0; start < sixteens; start += at_once) {
+      const long here = std::min(at_once, sixteens - start);
 #pragma omp for schedule(static) nowait
       for (long task = 0; task < row_parts * tiles; task++) {
         const long tile = task % tiles, first = tile * TILE_OUTPUTS;
-        const long row = start + cut(here, task / tiles, row_parts), end = start + cut(here, task / tiles + 1, row_parts);
+        const long row = SIXTEEN * (start + cut(here, task / tiles, row_parts));
+        const long end = std::min(rows, SIXTEEN * (start + cut(here, task / tiles + 1, row_parts)));
         const int width = int(std::min(long(TILE_OUTPUTS), weights.outputs - first));
         const uint8_t* next = tile + 1 < tiles ? weights.block(tile + 1, 0) : nullptr;
         const TileProduct<uint16_t> right{weights.block(tile, 0), weights.block_scales(tile, 0), blocks,
                                           bias ? bias + first : nullptr, width, false, next};
-        multiply_tile(right, left.at(row, 0), end - row, out + row * out_stride + first, out_stride);
+        if (row < end) multiply_tile(right, left.at(row, 0), end - row, out + row * out_stride + first, out_stride);
       }
     }
   }
@@ -59,7 +60,7 @@ void int8_straight_product(const Int8Tiles& weights, const float* grad, long gra
                            long out_stride, long rows, void* scratch, int threads) {
   const long blocks = blocks_of(weights.outputs), width = weights.blocks * BLOCK;
   const RoundedRows left(scratch, rows, blocks);
-  float* turned = reinterpret_cast<float*>(left.excess + rows * blocks);
+  float* turned = left.end(rows);
   round_rows(grad, grad_stride, rows, weights.outputs, Order::TURNED, left, threads);
   multiply_transposed(weights, left, turned, width, rows, width, threads);
   turn_back(turned, weights.blocks, out, out_stride, rows, inputs, threads);

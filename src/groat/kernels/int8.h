@@ -19,6 +19,9 @@ constexpr int BLOCK_BYTES = TILE_OUTPUTS * BLOCK;  // of one tile
 
 inline long blocks_of(long inputs) { return (inputs + BLOCK - 1) / BLOCK; }
 
+constexpr long SIXTEEN = 16;  // rows that are rounded side by side
+inline long sixteens_of(long rows) { return (rows + SIXTEEN - 1) / SIXTEEN; }
+
 inline float from_bfloat16(uint16_t half) {
   const uint32_t bits = uint32_t(half) << 16;
   float value;
@@ -85,13 +88,12 @@ struct Int8Tiles {
 constexpr int ROUNDED_BYTES = BLOCK + 8;  // of a block of activations (rounded.h)
 
 // out[rows, outputs] = x W' (+ bias), in int8: each row's blocks are turned and rounded by a scale of their own. A row
-// does not depend on the others. `scratch`, aligned to 64 bytes: ROUNDED_BYTES for each
-// block of each row.
+// does not depend on the others. `scratch`, aligned to 64 bytes: ROUNDED_BYTES for each block of whole sixteens of rows.
 void int8_product(const Int8Tiles& weights, const float* x, long x_stride, long inputs, float* out, long out_stride,
                   long rows, const float* bias, void* scratch, int threads);
 
 // out[rows, inputs] = g W, in int8: both sides rounded along the outputs, W a few tiles at a time. A row does not depend
-// on the others. `scratch`: ROUNDED_BYTES for each block of outputs of each row, and the turned result in fp32.
+// on the others. `scratch`: likewise for each block of outputs, and the turned result in fp32.
 void int8_straight_product(const Int8Tiles& weights, const float* grad, long grad_stride, long inputs, float* out,
                            long out_stride, long rows, void* scratch, int threads);
 

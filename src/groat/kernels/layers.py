@@ -13,7 +13,7 @@ import torch
 from groat.kernels.attend import RUN_FIELDS
 from groat.kernels.matrix import Matrix, view_of
 from groat.kernels.native import native_for
-from groat.kernels.ops import scratch_floats
+from groat.kernels.ops import in_sixteens, scratch_floats
 from groat.kernels.rooms import room_like
 
 _POINTER, _LONG, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
@@ -150,7 +150,7 @@ class CompiledLayers:
             places=past.places_S.data_ptr(),
             arena_length=past.arena_keys[0].shape[2],
         )
-        room = room_like(hidden_SH, rows * self._row_floats + 16 * _LINE)
+        room = room_like(hidden_SH, in_sixteens(rows) * self._row_floats + 16 * _LINE)
         self._native.groat_decode(
             *(ctypes.addressof(self._layers), ctypes.addressof(self._shape), ctypes.addressof(step)),
             *(hidden_SH.data_ptr(), room.data_ptr(), torch.get_num_threads()),

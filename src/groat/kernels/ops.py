@@ -64,7 +64,12 @@ def _native_product(
 def _scratch(input_TI: torch.Tensor, view: MatrixView) -> torch.Tensor:
     """What a product needs beside its result."""
     floats = _row_scratch(view, input_TI.shape[1])
-    return room_like(input_TI, input_TI.shape[0], floats) if floats else input_TI.new_empty(0)
+    return room_like(input_TI, in_sixteens(input_TI.shape[0]), floats) if floats else input_TI.new_empty(0)
+
+
+def in_sixteens(rows: int) -> int:
+    """As many rows as the kernels round at one time, at least."""
+    return -(-rows // 16) * 16
 
 
 def _row_scratch(view: MatrixView, inner: int) -> int:

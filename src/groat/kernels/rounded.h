@@ -10,25 +10,28 @@
 
 namespace {
 
-// Blocks of rows as the product reads them: 64 rounded values, which lie where a cache line begins, their scale, and what
-// the 128 adds.
+// Blocks of rows as the product reads them: 64 rounded values, their scale, and what the 128 adds. Sixteen rows lie side
+// by side, [rows / 16][blocks][16], so that a matrix tile is read from one piece of memory.
 struct RoundedRows {
-  int8_t* values;
+  int8_t* values;  // where a cache line begins
   float* scales;
   int32_t* excess;
-  long stride;  // from a row to the next, in blocks
+  long blocks;
 
-  // In `room` of ROUNDED_BYTES for each block.
-  RoundedRows(void* room, long rows, long blocks)
-      : values(static_cast<int8_t*>(room)),
-        scales(reinterpret_cast<float*>(values + rows * blocks * BLOCK)),
-        excess(reinterpret_cast<int32_t*>(scales + rows * blocks)),
-        stride(blocks) {}
+  // In `room` of ROUNDED_BYTES for each block of whole sixteens of rows.
+  RoundedRows(void* room, long rows, long blocks) : values(static_cast<int8_t*>(room)), blocks(blocks) {
+    const long places = sixteens_of(rows) * SIXTEEN * blocks;
+    scales = reinterpret_cast<float*>(values + places * BLOCK);
+    excess = reinterpret_cast<int32_t*>(scales + places);
+  }
 
-  // The same from a row and a block on.
+  float* end(long rows) const { return reinterpret_cast<float*>(excess + sixteens_of(rows) * SIXTEEN * blocks); }
+
+  // The same from a row and a block on. Up to the end of its sixteen, row i lies i places further, and block i of them all
+  // SIXTEEN * i places.
   RoundedRows at(long row, long block) const {
     RoundedRows rest = *this;
-    const long skipped = row * stride + block;
+    const long skipped = (row / SIXTEEN * blocks + block) * SIXTEEN + row % SIXTEEN;
     rest.values += skipped * BLOCK, rest.scales += skipped, rest.excess += skipped;
     return rest;
   }

@@ -15,7 +15,7 @@ namespace {
 
 constexpr int ROWS_AT_ONCE = 6;  // their sums, in int32 and in fp32, fill the 32 registers
 
-// ROWS rows times one tile.
+// ROWS rows of a sixteen times one tile.
 template <int ROWS, class Scale>
 void multiply_rows(const TileProduct<Scale>& right, const RoundedRows& left, float* out, long out_stride) {
   const uint8_t* tile = right.values;
@@ -27,15 +27,15 @@ void multiply_rows(const TileProduct<Scale>& right, const RoundedRows& left, flo
     __m512i wholes[ROWS][2];
 #pragma GCC unroll 8
     for (int row = 0; row < ROWS; row++)
-      wholes[row][0] = wholes[row][1] = _mm512_set1_epi32(left.excess[row * left.stride + block]);
-    const int8_t* values = left.values + block * BLOCK;
+      wholes[row][0] = wholes[row][1] = _mm512_set1_epi32(left.excess[block * SIXTEEN + row]);
+    const int8_t* values = left.values + block * SIXTEEN * BLOCK;
 #pragma GCC unroll 4
     for (int group = 0; group < BLOCK / GROUP; group++) {
       const __m512i first = _mm512_loadu_si512(tile + group * TILE_OUTPUTS * GROUP);
       const __m512i second = _mm512_loadu_si512(tile + group * TILE_OUTPUTS * GROUP + 64);
 #pragma GCC unroll 8
       for (int row = 0; row < ROWS; row++) {
-        const __m512i four = four_of(values + row * left.stride * BLOCK + group * GROUP);
+        const __m512i four = four_of(values + row * BLOCK + group * GROUP);
         wholes[row][0] = _mm512_dpbusd_epi32(wholes[row][0], first, four);
         wholes[row][1] = _mm512_dpbusd_epi32(wholes[row][1], second, four);
       }
@@ -43,7 +43,7 @@ void multiply_rows(const TileProduct<Scale>& right, const RoundedRows& left, flo
     const __m512 factors[2] = {scales_of(scales), scales_of(scales + 16)};
 #pragma GCC unroll 8
     for (int row = 0; row < ROWS; row++) {
-      const __m512 scale = _mm512_set1_ps(left.scales[row * left.stride + block]);
+      const __m512 scale = _mm512_set1_ps(left.scales[block * SIXTEEN + row]);
       for (int half = 0; half < 2; half++)
         sums[row][half] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(wholes[row][half]), _mm512_mul_ps(factors[half], scale),
                                           sums[row][half]);
@@ -67,26 +67,29 @@ void multiply_tile(const TileProduct<Scale>& right, const RoundedRows& left, lon
                                  multiply_rows<4, Scale>,
                                  multiply_rows<5, Scale>,
                                  multiply_rows<6, Scale>};
-  const long done = multiply_strips(right, left, rows, out, out_stride), rest = rows - done;
-  const long parts = (rest + ROWS_AT_ONCE - 1) / ROWS_AT_ONCE;
-  for (long part = 0; part < parts; part++) {
-    const long row = done + cut(rest, part, parts), size = done + cut(rest, part + 1, parts) - row;
-    TileProduct<Scale> here = right;
-    if (row) here.next = nullptr;  // the first rows have asked for it
-    by_rows[size](here, left.at(row, 0), out + row * out_stride, out_stride);
+  TileProduct<Scale> here = right;
+  for (long row = multiply_strips(right, left, rows, out, out_stride); row < rows; row += SIXTEEN) {
+    const long present = std::min(SIXTEEN, rows - row), parts = (present + ROWS_AT_ONCE - 1) / ROWS_AT_ONCE;
+    for (long part = 0; part < parts; part++) {
+      const long first = row + cut(present, part, parts), size = row + cut(present, part + 1, parts) - first;
+      if (first) here.next = nullptr;  // the first rows have asked for it
+      by_rows[size](here, left.at(first, 0), out + first * out_stride, out_stride);
+    }
   }
 }
 
-// Rows as a product reads them, [rows, blocks].
+// Rows as a product reads them; those that are missing in the last sixteen have the scale 0.
 inline void round_rows(const float* from, long stride, long rows, long columns, Order order, const RoundedRows& to,
                        int threads) {
-  const long blocks = blocks_of(columns);
+  const long blocks = to.blocks;
 #pragma omp parallel for schedule(static) num_threads(threads) if (rows * blocks > 16)
   for (long place = 0; place < rows * blocks; place++) {
     const long first = place % blocks * BLOCK;
     round_block(from + place / blocks * stride + first, int(std::min(long(BLOCK), columns - first)), order,
-                to.at(0, place));
+                to.at(place / blocks, place % blocks));
   }
+  for (long row = rows; row < sixteens_of(rows) * SIXTEEN; row++)
+    for (long block = 0; block < blocks; block++) *to.at(row, block).scales = 0, *to.at(row, block).excess = 0;
 }
 
 // A tile that is made when it is needed; of so many blocks at most, since more would not stay in the cache.
