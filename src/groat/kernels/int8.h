@@ -6,8 +6,8 @@
 
 #pragma once
 
-#include <cmath>
-#include <cstdint>
+#include "vectors.h"
+
 #include <cstring>
 
 #if defined(__AVX512VNNI__) && defined(__AVX512BW__) && defined(__AVX512DQ__)
@@ -27,6 +27,13 @@ inline float from_bfloat16(uint16_t half) {
   float value;
   std::memcpy(&value, &bits, sizeof value);
   return value;
+}
+
+inline Vec from_bfloat16s(const uint16_t* halves) {
+  typedef uint16_t HalfVec __attribute__((vector_size(LANES * 2)));
+  HalfVec here;
+  std::memcpy(&here, halves, sizeof here);
+  return (Vec)(__builtin_convertvector(here, IntVec) << 16);
 }
 
 constexpr uint16_t NOT_A_NUMBER = 0x7FC0;
@@ -70,17 +77,22 @@ struct Int8Tiles {
     hadamard_orthogonal(to);
   }
   // to[i][j] = the turned weight of input `input` + i and output `output` + j. Whole groups of inputs; the outputs lie
-  // in one tile.
+  // in one tile and are whole vectors.
   void widen(long output, int width, long input, int depth, float* to, long stride) const {
     const long tile = output / TILE_OUTPUTS, first = output % TILE_OUTPUTS;
     for (int i = 0; i < depth; i += GROUP) {
       const long number = (input + i) / BLOCK, group = (input + i) % BLOCK / GROUP;
       const uint16_t* factors = block_scales(tile, number) + first;
-      uint32_t fours[TILE_OUTPUTS];
-      std::memcpy(fours, block(tile, number) + (group * TILE_OUTPUTS + first) * GROUP, width * sizeof *fours);
-      for (int byte = 0; byte < GROUP; byte++)
-        for (int j = 0; j < width; j++)
-          to[(i + byte) * stride + j] = from_bfloat16(factors[j]) * float(int(fours[j] >> (8 * byte) & 255) - 128);
+      const uint8_t* values = block(tile, number) + (group * TILE_OUTPUTS + first) * GROUP;
+      for (int j = 0; j < width; j += LANES) {
+        IntVec fours;
+        std::memcpy(&fours, values + j * GROUP, sizeof fours);
+        const Vec factor = from_bfloat16s(factors + j);
+#pragma GCC unroll 4
+        for (int byte = 0; byte < GROUP; byte++)
+          store(to + (i + byte) * stride + j,
+                factor * __builtin_convertvector((fours >> (8 * byte) & 255) - 128, Vec));
+      }
     }
   }
 };

@@ -6,9 +6,12 @@ What waits here to be used again makes the process hardly larger than it was.
 
 from __future__ import annotations
 
+import itertools
 import math
 import mmap
 import weakref
+from collections import defaultdict
+from typing import NamedTuple
 
 import torch
 
@@ -20,14 +23,23 @@ _FIT = 1.5
 """A block is used for at least this share's inverse of its size."""
 
 
+class _FreeBlock(NamedTuple):
+    size: int
+    used_bytes: int
+    """What its last user asked for."""
+    block: mmap.mmap
+
+
 class Rooms:
     """Blocks of some sizes; those that nobody uses wait to be used again, and the oldest go when they are too many."""
 
     def __init__(self, spare_bytes: int = 0) -> None:
         self.spare_bytes = spare_bytes
         """So much may be held beyond what was in use at one time."""
-        self._free: list[tuple[int, int, mmap.mmap]] = []
-        """Size, bytes its last user asked for, block; the oldest first."""
+        self._free: dict[int, _FreeBlock] = {}
+        """By number; the oldest first."""
+        self._free_of_size: defaultdict[int, list[int]] = defaultdict(list)
+        self._numbers = itertools.count()
         self._used: dict[int, weakref.ref[memoryview]] = {}
         self._held_bytes = self._used_bytes = self._most_used_bytes = 0
         self.free_bytes = 0
@@ -45,7 +57,9 @@ class Rooms:
 
         def come_back(_: weakref.ref[memoryview]) -> None:
             del self._used[name]
-            self._free.append((size, num_bytes, block))
+            number = next(self._numbers)
+            self._free[number] = _FreeBlock(size, num_bytes, block)
+            self._free_of_size[size].append(number)
             self._used_bytes -= size
             self.free_bytes += num_bytes
 
@@ -61,15 +75,25 @@ class Rooms:
         self._most_used_bytes = self._used_bytes
 
     def _take(self, size: int) -> tuple[int, mmap.mmap]:
-        fitting = [i for i, (free, _, _) in enumerate(self._free) if size <= free <= _FIT * size]
-        if fitting:
-            size, num_bytes, block = self._free.pop(min(fitting, key=lambda i: self._free[i][0]))
-            self.free_bytes -= num_bytes
-        else:
+        fitting = min((free for free in self._free_of_size if size <= free <= _FIT * size), default=None)
+        if fitting is None:
             block = self._map(size)
+        else:
+            # The youngest, which may still be in the cache.
+            size, block = fitting, self._forget(self._free_of_size[fitting][-1]).block
         self._used_bytes += size
         self._most_used_bytes = max(self._most_used_bytes, self._used_bytes)
         return size, block
+
+    def _forget(self, number: int) -> _FreeBlock:
+        """A block is no longer free."""
+        free = self._free.pop(number)
+        numbers = self._free_of_size[free.size]
+        numbers.remove(number)
+        if not numbers:
+            del self._free_of_size[free.size]
+        self.free_bytes -= free.used_bytes
+        return free
 
     def _map(self, size: int) -> mmap.mmap:
         most = max(self._most_used_bytes, self._used_bytes + size) + self.spare_bytes
@@ -79,9 +103,7 @@ class Rooms:
         return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
     def _drop_oldest(self) -> None:
-        size, num_bytes, _ = self._free.pop(0)
-        self._held_bytes -= size
-        self.free_bytes -= num_bytes
+        self._held_bytes -= self._forget(next(iter(self._free))).size
 
 
 def _rounded_up(num_bytes: int) -> int:

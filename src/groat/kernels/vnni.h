@@ -175,14 +175,16 @@ void multiply_transposed(const Weights& weights, const RoundedRows& left, float*
   {
     const std::unique_ptr<TransposedTile> tile(new TransposedTile);
     const MatrixTiles tiles;
-#pragma omp for schedule(static)
-    for (long input = 0; input < width; input += TILE_OUTPUTS)
-      for (long block = 0; block < blocks; block += TransposedTile::BLOCKS) {
-        const long count = std::min(TransposedTile::BLOCKS, blocks - block);
+    // Blocks of g that stay in the cache meet all tiles before the next ones come.
+    for (long block = 0; block < blocks; block += TransposedTile::BLOCKS) {
+      const long count = std::min(TransposedTile::BLOCKS, blocks - block);
+#pragma omp for schedule(static) nowait
+      for (long input = 0; input < width; input += TILE_OUTPUTS) {
         tile->fill(weights, input, block * BLOCK, count);
         const TileProduct<uint16_t> right{tile->values, tile->scales, count, nullptr, TILE_OUTPUTS, block > 0, nullptr};
         multiply_tile(right, left.at(0, block), rows, out + input, out_stride);
       }
+    }
   }
 }
 
