@@ -11,6 +11,45 @@ namespace {
 
 constexpr long BYTES_IN_CACHE = 1 << 20;
 
+// The weights as `multiply_transposed` takes them.
+struct Columns {
+  const Int8Tiles& tiles;
+  const long outputs = tiles.outputs;
+
+  void read(long output, long input, __m512* to) const {
+    for (long part = 0; part < BLOCK; part += 16) {
+      if (output + part < outputs)
+        read_sixteen(output + part, input, to + part);
+      else
+        std::fill_n(to + part, 16, _mm512_setzero_ps());
+    }
+  }
+
+  // 16 outputs of one tile, a vector each.
+  void read_sixteen(long output, long input, __m512* to) const {
+    const long tile = output / TILE_OUTPUTS, first = output % TILE_OUTPUTS, number = input / BLOCK;
+    const uint8_t* from = tiles.block(tile, number) + (input % BLOCK / GROUP * TILE_OUTPUTS + first) * GROUP;
+    __m512i groups[4], pairs[4];  // of each output four inputs, then eight, then sixteen
+    const __m512i sign = _mm512_set1_epi8(int8_t(0x80));
+    for (int i = 0; i < 4; i++) groups[i] = _mm512_xor_si512(_mm512_loadu_si512(from + i * TILE_OUTPUTS * GROUP), sign);
+    for (int i = 0; i < 4; i += 2) {
+      pairs[i] = _mm512_unpacklo_epi32(groups[i], groups[i + 1]);
+      pairs[i + 1] = _mm512_unpackhi_epi32(groups[i], groups[i + 1]);
+    }
+    alignas(64) int8_t inputs[4][4][16];  // output 4 i + k at [k][i]
+    for (int i = 0; i < 2; i++) {
+      _mm512_store_si512(inputs[2 * i], _mm512_unpacklo_epi64(pairs[i], pairs[i + 2]));
+      _mm512_store_si512(inputs[2 * i + 1], _mm512_unpackhi_epi64(pairs[i], pairs[i + 2]));
+    }
+    alignas(64) float factors[16];
+    _mm512_store_ps(factors, scales_of(tiles.block_scales(tile, number) + first));
+    for (int i = 0; i < 16; i++) {
+      const __m128i bytes = _mm_load_si128(reinterpret_cast<const __m128i*>(inputs[i % 4][i / 4]));
+      to[i] = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes)), _mm512_set1_ps(factors[i]));
+    }
+  }
+};
+
 void turn_back(const float* from, long blocks, float* out, long out_stride, long rows, long columns, int threads) {
 #pragma omp parallel for schedule(static) num_threads(threads)
   for (long place = 0; place < rows * blocks; place++) {
@@ -62,7 +101,7 @@ void int8_straight_product(const Int8Tiles& weights, const float* grad, long gra
   const RoundedRows left(scratch, rows, blocks);
   float* turned = left.end(rows);
   round_rows(grad, grad_stride, rows, weights.outputs, Order::TURNED, left, threads);
-  multiply_transposed(weights, left, turned, width, rows, width, threads);
+  multiply_transposed(Columns{weights}, left, turned, width, rows, width, threads);
   turn_back(turned, weights.blocks, out, out_stride, rows, inputs, threads);
 }
 

@@ -66,30 +66,23 @@ struct CodedTile : MadeTile<float> {
 };
 
 // The weights as `multiply_transposed` takes them.
-struct WideRows {
+struct Columns {
   const NF4Rows& rows;
   const long outputs = rows.outputs;
   const __m512 code = _mm512_loadu_ps(rows.code);
 
-  // As Int8Tiles::widen, by sixteens; outputs that are not there become zeros.
-  void widen(long output, int width, long input, int depth, float* to, long stride) const {
-    for (int j = 0; j < width; j += 16)
-      for (int i = 0; i < depth; i += 16) {
-        __m512i square[16];
-        for (int k = 0; k < 16; k++) square[k] = sixteen(output + j + k, input + i);
-        transpose(square);
-        for (int k = 0; k < 16; k++) _mm512_storeu_si512(to + (i + k) * stride + j, square[k]);
-      }
+  void read(long output, long input, __m512* to) const {
+    for (long i = 0; i < BLOCK; i++) to[i] = output + i < outputs ? sixteen(output + i, input) : _mm512_setzero_ps();
   }
 
-  __m512i sixteen(long output, long input) const {
-    if (output >= outputs) return _mm512_setzero_si512();
+  // Inputs of an output.
+  __m512 sixteen(long output, long input) const {
     const long place = output * rows.inputs + input;
     const __m128i pairs = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(rows.values + place / 2));
     const __m128i low = _mm_set1_epi8(15), first = _mm_and_si128(_mm_srli_epi16(pairs, 4), low);
     const __m512i codes = _mm512_cvtepu8_epi32(_mm_unpacklo_epi8(first, _mm_and_si128(pairs, low)));
     const __m512 scale = _mm512_set1_ps(rows.scale(place / BLOCK));
-    return _mm512_castps_si512(_mm512_mul_ps(_mm512_permutexvar_ps(codes, code), scale));
+    return _mm512_mul_ps(_mm512_permutexvar_ps(codes, code), scale);
   }
 };
 
@@ -122,7 +115,7 @@ void nf4_straight_product(const NF4Rows& weights, const float* grad, long grad_s
                           long rows, void* scratch, int threads) {
   const RoundedRows left(scratch, rows, blocks_of(weights.outputs));
   round_rows(grad, grad_stride, rows, weights.outputs, Order::TURNED, left, threads);
-  multiply_transposed(WideRows{weights}, left, out, out_stride, rows, weights.inputs, threads);
+  multiply_transposed(Columns{weights}, left, out, out_stride, rows, weights.inputs, threads);
 }
 
 #else

@@ -100,69 +100,59 @@ struct MadeTile {
   alignas(64) Scale scales[BLOCKS * TILE_OUTPUTS];
 };
 
-// 16 registers of 16 words each become their columns.
-inline void transpose(__m512i v[16]) {
-  __m512i pairs[16], fours[16];
-  for (int i = 0; i < 16; i += 2) {
-    pairs[i] = _mm512_unpacklo_epi32(v[i], v[i + 1]);
-    pairs[i + 1] = _mm512_unpackhi_epi32(v[i], v[i + 1]);
-  }
-  for (int i = 0; i < 16; i += 4)
-    for (int half = 0; half < 2; half++) {
-      fours[i + 2 * half] = _mm512_unpacklo_epi64(pairs[i + half], pairs[i + 2 + half]);
-      fours[i + 2 * half + 1] = _mm512_unpackhi_epi64(pairs[i + half], pairs[i + 2 + half]);
+// Turns 64 numbers that lie at the same place of 64 vectors, eight times as large as the orthogonal matrix makes them.
+inline void hadamard_across(__m512* v) {
+  for (int stride : {1, 8})
+    for (int i = 0; i < BLOCK; i += 8) {
+      __m512* first = stride == 1 ? v + i : v + i / 8;
+      __m512 eight[8];
+#pragma GCC unroll 8
+      for (int k = 0; k < 8; k++) eight[k] = first[k * stride];
+#pragma GCC unroll 3
+      for (int step = 1; step < 8; step *= 2)
+#pragma GCC unroll 8
+        for (int k = 0; k < 8; k++)
+          if (!(k & step)) add_and_subtract(eight[k], eight[k + step]);
+#pragma GCC unroll 8
+      for (int k = 0; k < 8; k++) first[k * stride] = eight[k];
     }
-  for (int i = 0; i < 4; i++) {  // 128-bit lanes: lane l of fours[4 j + i] is column 4 l + i of rows 4 j to 4 j + 3
-    const __m512i low = _mm512_shuffle_i32x4(fours[i], fours[4 + i], 0x44);
-    const __m512i high = _mm512_shuffle_i32x4(fours[i], fours[4 + i], 0xEE);
-    const __m512i low_next = _mm512_shuffle_i32x4(fours[8 + i], fours[12 + i], 0x44);
-    const __m512i high_next = _mm512_shuffle_i32x4(fours[8 + i], fours[12 + i], 0xEE);
-    v[i] = _mm512_shuffle_i32x4(low, low_next, 0x88);
-    v[4 + i] = _mm512_shuffle_i32x4(low, low_next, 0xDD);
-    v[8 + i] = _mm512_shuffle_i32x4(high, high_next, 0x88);
-    v[12 + i] = _mm512_shuffle_i32x4(high, high_next, 0xDD);
-  }
 }
 
 // A tile of W', of 32 inputs from `input` and blocks of 64 outputs from `output`, turned and rounded along the outputs.
+// `weights.read(output, input, v)` puts 16 inputs of 64 outputs into 64 vectors; outputs that are not there are zeros.
 struct TransposedTile : MadeTile<uint16_t> {
   template <class Weights>
   void fill(const Weights& weights, long input, long output, long blocks) {
-    alignas(64) float wide[TILE_OUTPUTS * BLOCK];
-    for (long block = 0; block < blocks; block++) {
-      const long from = output + block * BLOCK;
-      if (from + BLOCK > weights.outputs) std::fill_n(wide, TILE_OUTPUTS * BLOCK, 0.0f);
-      for (long half = 0; half < 2 && from + half * TILE_OUTPUTS < weights.outputs; half++)
-        weights.widen(from + half * TILE_OUTPUTS, TILE_OUTPUTS, input, TILE_OUTPUTS, wide + half * TILE_OUTPUTS, BLOCK);
-      for (int half = 0; half < TILE_OUTPUTS; half += 16) round_weights(wide + half * BLOCK, block, half);
-    }
+    __m512 v[BLOCK];
+    for (long block = 0; block < blocks; block++)
+      for (int half = 0; half < TILE_OUTPUTS; half += 16) {
+        weights.read(output + block * BLOCK, input + half, v);
+        hadamard_across(v);
+        round(v, block, half);
+      }
   }
 
-  // 16 inputs from `place` on.
-  void round_weights(const float* from, long block, int place) {
-    __m512i rows[16];
-    for (int i = 0; i < 16; i++) {
-      __m512 v[4];
-      load_block(from + i * BLOCK, BLOCK, v);
-      hadamard(v);
-      const uint16_t above = bfloat16_above(largest(v) / (127.0f * 8.0f));
-      const float scale = from_bfloat16(above) * 8.0f;
-      scales[block * TILE_OUTPUTS + place + i] = above;
-      rows[i] = bytes_of(v, _mm512_set1_ps(scale > 0 ? 1.0f / scale : 0.0f));
-    }
-    transpose(rows);
+  // 16 inputs from `place` on, a lane each.
+  void round(const __m512* v, long block, int place) {
+    __m512 most = _mm512_setzero_ps();
+    for (int i = 0; i < BLOCK; i++) most = _mm512_max_ps(most, _mm512_abs_ps(v[i]));
+    // The next bf16 number that is not smaller.
+    const __m512i bits = _mm512_castps_si512(_mm512_mul_ps(most, _mm512_set1_ps(1.0f / (127.0f * 8.0f))));
+    const __m512i above = _mm512_srli_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0xFFFF)), 16);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(scales + block * TILE_OUTPUTS + place), _mm512_cvtepi32_epi16(above));
+    const __m512 scale = _mm512_castsi512_ps(_mm512_slli_epi32(above, 16));
+    const __mmask16 present = _mm512_cmp_ps_mask(scale, _mm512_setzero_ps(), _CMP_GT_OQ);
+    const __m512 steps = _mm512_maskz_div_ps(present, _mm512_set1_ps(0.125f), scale);
     uint8_t* to = values + block * BLOCK_BYTES + place * GROUP;
-    for (int group = 0; group < 16; group++) _mm512_store_si512(to + group * TILE_OUTPUTS * GROUP, rows[group]);
-  }
-
-  static __m512i bytes_of(const __m512 v[4], __m512 steps) {
-    __m128i bytes[4];
-    for (int i = 0; i < 4; i++) {
-      const __m512i whole = _mm512_add_epi32(_mm512_cvtps_epi32(_mm512_mul_ps(v[i], steps)), _mm512_set1_epi32(128));
-      bytes[i] = _mm512_cvtepi32_epi8(whole);
+    for (int group = 0; group < BLOCK / GROUP; group++) {
+      __m512i bytes = _mm512_set1_epi32(int(0x80808080));  // 128 in each; none of them overflows
+#pragma GCC unroll 4
+      for (int i = 0; i < GROUP; i++) {
+        const __m512i whole = _mm512_cvtps_epi32(_mm512_mul_ps(v[group * GROUP + i], steps));
+        bytes = _mm512_add_epi32(bytes, _mm512_slli_epi32(whole, 8 * i));
+      }
+      _mm512_store_si512(to + group * TILE_OUTPUTS * GROUP, bytes);
     }
-    const __m256i low = _mm256_set_m128i(bytes[1], bytes[0]), high = _mm256_set_m128i(bytes[3], bytes[2]);
-    return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
   }
 };
 
