@@ -54,6 +54,36 @@ def attend_spans(
     return output_TAD, lse_AT
 
 
+def attend_spans_backward(
+    grad_TAD: torch.Tensor,
+    queries_TAD: torch.Tensor,
+    output_TAD: torch.Tensor,
+    lse_AT: torch.Tensor,
+    own: Runs,
+    spans: np.ndarray,
+    runs: np.ndarray,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Gradients of queries [T, A, D], keys and values [T, K, D], given what `attend_spans` found.
+
+    All `runs` lie in `own`, which is contiguous: there is nothing before the roots. The same, bit for bit, whatever the
+    number of threads; each holds the gradients of one path's keys and values for one kv head, [2, longest path, D].
+    """
+    native = native_for(queries_TAD, own.keys_LKD)
+    assert native is not None
+    assert own.keys_LKD.is_contiguous()
+    runs = np.ascontiguousarray(runs)
+    given = [tensor.contiguous() for tensor in (grad_TAD, queries_TAD, output_TAD, lse_AT)]
+    gradients = tuple(room_like(tensor, *tensor.shape) for tensor in (queries_TAD, *own))
+    (rows, heads, size), kv_heads = queries_TAD.shape, own.keys_LKD.shape[1]
+    native.groat_attend_backward(
+        *(tensor.data_ptr() for tensor in given),
+        *(own.keys_LKD.data_ptr(), spans.ctypes.data, len(spans), runs.ctypes.data),
+        *(tensor.data_ptr() for tensor in gradients),
+        *(rows, heads, kv_heads, size, torch.get_num_threads()),
+    )
+    return gradients
+
+
 def tree_spans(nodes: Sequence[Node], own: Runs, before: Mapping[int, Sequence[Runs]]) -> tuple[np.ndarray, np.ndarray]:
     """A span for each node of a forest, and the runs of its path. `before` has what comes before some of the roots, by
     their number."""

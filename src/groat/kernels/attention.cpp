@@ -5,162 +5,273 @@
 // attention, bit for bit, that it has in the learner's trees. Products in int8 need that: rounding turns the smallest
 // difference into a step.
 
-#include "vectors.h"
+#include "attention.h"
 
 #include <cstring>
-#include <vector>
+
+#if defined(__AVX__)
+#include <immintrin.h>
+#endif
 
 namespace {
 
-constexpr int KEYS = 64;        // of a block
-constexpr int CHUNK_ROWS = 16;  // per task
-constexpr int AT_ONCE = 4;      // vectors of an output that are summed side by side
+constexpr int KEYS = 64;                // of a block
+constexpr int WEIGHED_QUERIES = 24;     // at a time
+constexpr int FOUR = 4;                 // numbers of a key that lie side by side
+constexpr int TOGETHER = LANES / FOUR;  // keys that share a vector
 
-// Where the keys and values of a block lie, in the order of their positions.
-struct Block {
-  const float *keys[KEYS], *values[KEYS];
-};
-
-// One query over ever more keys: maximum, sum and output of the softmax so far (arXiv:2205.14135).
-struct Running {
-  float *query, *output;  // padded to whole vectors
-  float maximum, sum;
-
-  void attend(const Block& block, int count, int size) {
-    alignas(64) float weights[KEYS];
-    for (int key = 0; key < count; key += LANES) store(weights + key, scores(block.keys + key, std::min(LANES, count - key), size));
-    weigh(weights, count, size);
-    for (int column = 0; column < size; column += AT_ONCE * LANES) add(block, weights, count, column, size);
-  }
-
-  // The products with up to LANES keys, a lane each.
-  Vec scores(const float* const* keys, int count, int size) const {
-    const int whole = size / LANES * LANES;
-    Vec sums[LANES] = {};
-    for (int key = 0; key < count; key++) {
-      Vec total = {};
-      for (int i = 0; i < whole; i += LANES) total += load(query + i) * load(keys[key] + i);
-      for (int i = whole; i < size; i++) total[0] += query[i] * keys[key][i];
-      sums[key] = total;
-    }
-    return sums_of(sums);
-  }
-
-  // Scores become weights relative to the running maximum; what was summed before is scaled to a new maximum.
-  void weigh(float* scores, int count, int size) {
-    const float highest = std::max(maximum, largest(scores, count));
-    const int whole = (count + LANES - 1) / LANES * LANES;
-    for (int key = count; key < whole; key++) scores[key] = -std::numeric_limits<float>::infinity();
-    Vec total = {};
-    for (int key = 0; key < whole; key += LANES) {
-      const Vec weight = exponential(load(scores + key) - highest);
-      store(scores + key, weight);
-      total += weight;
-    }
-    if (highest > maximum) {
-      const float factor = std::exp(maximum - highest);
-      sum *= factor;
-      for (int i = 0; i < size; i++) output[i] *= factor;
-      maximum = highest;
-    }
-    sum += ::sum(total);
-  }
-
-  void add(const Block& block, const float* weights, int count, int column, int size) {
-    const int whole = std::min(AT_ONCE, (size - column) / LANES);
-    if (whole == AT_ONCE) return add_vectors<AT_ONCE>(block, weights, count, column);
-    for (int i = 0; i < whole; i++) add_vectors<1>(block, weights, count, column + i * LANES);
-    for (int i = column + whole * LANES; i < size; i++)
-      for (int key = 0; key < count; key++) output[i] += weights[key] * block.values[key][i];
-  }
-
-  template <int VECTORS>
-  void add_vectors(const Block& block, const float* weights, int count, int column) {
-    Vec even[VECTORS], odd[VECTORS] = {};  // two sums, so that additions need not wait for each other
-    for (int i = 0; i < VECTORS; i++) even[i] = load(output + column + i * LANES);
-    int key = 0;
-    for (; key + 2 <= count; key += 2)
-      for (int i = 0; i < VECTORS; i++) {
-        even[i] += weights[key] * load(block.values[key] + column + i * LANES);
-        odd[i] += weights[key + 1] * load(block.values[key + 1] + column + i * LANES);
-      }
-    if (key < count)
-      for (int i = 0; i < VECTORS; i++) even[i] += weights[key] * load(block.values[key] + column + i * LANES);
-    for (int i = 0; i < VECTORS; i++) store(output + column + i * LANES, even[i] + odd[i]);
-  }
-};
-
-}  // namespace
-
-extern "C" {
-
-// Keys and values one behind the other: [count, kv heads, head size] with a token's stride, a head's stride, in floats.
-struct Run {
-  int64_t count, token_stride, head_stride;
-  const float *keys, *values;
-};
-
-// Rows of tokens that follow one another; the runs of their path, in order, end with the last of them.
-struct Span {
-  int64_t first_row, rows, position;  // of the first row in its path
-  int64_t first_run, runs;
-};
+// The same four numbers for each key in a vector.
+inline Vec repeated(const float* four) {
+#if defined(__AVX512F__)
+  return (Vec)_mm512_broadcast_f32x4(_mm_loadu_ps(four));
+#elif defined(__AVX__)
+  return (Vec)_mm256_broadcast_ps(reinterpret_cast<const __m128*>(four));
+#else
+  return load(four);
+#endif
 }
 
-namespace {
+// The sum of every four numbers, a lane each.
+__attribute__((always_inline)) inline Vec sums_of_fours(const Vec* vectors) {
+  const IntVec lanes = lane_numbers();
+  const IntVec pairs = (lanes & ~3) + (lanes & 1) + (lanes & 2) / 2 * LANES;  // the first two of the one, then of the other
+  const IntVec evens = (lanes & ~3) + (lanes & 1) * 2 + (lanes & 2) / 2 * LANES;  // their first and third
+  Vec halves[2];
+#pragma GCC unroll 2
+  for (int i = 0; i < 2; i++) {
+    const Vec a = vectors[2 * i], b = vectors[2 * i + 1];
+    halves[i] = __builtin_shuffle(a, b, pairs) + __builtin_shuffle(a, b, pairs + 2);
+  }
+  const Vec sums = __builtin_shuffle(halves[0], halves[1], evens) + __builtin_shuffle(halves[0], halves[1], evens + 1);
+  return __builtin_shuffle(sums, lanes % TOGETHER * FOUR + lanes / TOGETHER);
+}
+
+inline float largest_lane(Vec value) {
+  const IntVec lanes = lane_numbers();
+#pragma GCC unroll 4
+  for (int step = LANES / 2; step; step /= 2) {
+    const Vec other = __builtin_shuffle(value, lanes ^ step);
+    value = value > other ? value : other;
+  }
+  return value[0];
+}
+
+// What the next task will read of its own tokens, asked for little by little while this one computes. In four places at
+// once, because the CPU goes on reading from each of them by itself.
+struct Ahead {
+  static constexpr long MOST = 1 << 15, LINE = 16;  // floats: 128 KiB of keys and of values, which wait in the second cache
+  const float* places[4] = {};
+  long lines_left = 0;  // in each place
+
+  Ahead() = default;
+  Ahead(const Run& run, long kv_head, long size) {
+    if (run.token_stride != size) return;
+    lines_left = std::min(run.count * size, MOST) / LINE / 2;
+    const float *keys = run.keys + kv_head * run.head_stride, *values = run.values + kv_head * run.head_stride;
+    places[0] = keys, places[1] = values, places[2] = keys + lines_left * LINE, places[3] = values + lines_left * LINE;
+  }
+  void fetch(long lines) {
+    lines = std::min(lines, lines_left);
+    for (const float*& place : places)
+      for (long line = 0; line < lines; line++, place += LINE) __builtin_prefetch(place, 0, 2);
+    lines_left -= lines;
+  }
+};
+
+// Up to KEYS keys, and their values as rows of whole vectors. In `packed` the keys lie as they are multiplied: for every
+// TOGETHER of them vectors with four numbers of each.
+struct Block {
+  const float *keys[KEYS], *values[KEYS];
+  int count;
+  long size, padded;
+  float *packed, *padded_values;
+  Ahead ahead;
+
+  Block(const Shape& shape, Room& room)
+      : size(shape.size), padded(shape.padded()), packed(room.take(KEYS * padded)),
+        padded_values(room.take(KEYS * padded)) {}
+  static long lines(const Shape& shape) { return 2 * Room::lines_of(KEYS * shape.padded()); }
+
+  void pack() {
+    const int whole = (count + LANES - 1) / LANES * LANES;
+    for (int key = count; key < whole; key++) keys[key] = keys[0];
+    float* to = packed;
+    for (int key = 0; key < whole; key += TOGETHER)
+      for (long column = 0; column < size; column += LANES) {
+        Vec rows[TOGETHER];
+        for (int i = 0; i < TOGETHER; i++) rows[i] = load_part(keys[key + i] + column, size - column);
+        ahead.fetch(1);
+        turn<FOUR>(rows);
+        for (int i = 0; i < TOGETHER; i++, to += LANES) store(to, rows[i]);
+      }
+    if (size < padded) pad_values();
+  }
+
+  // Products [queries, KEYS] with the first keys, a whole vector of them at a time. Each is four sums over every fourth
+  // number, however many queries there are.
+  template <int TALL = TILE_ROWS>
+  void score(const float* queries, long num_queries, int num_keys, float* scores) const {
+    for (; num_queries >= TALL; num_queries -= TALL, queries += TALL * padded, scores += TALL * KEYS)
+      score_strip<TALL>(queries, num_keys, scores);
+    if constexpr (TALL > 1)
+      if (num_queries) score<TALL - 1>(queries, num_queries, num_keys, scores);
+  }
+
+ private:
+  void pad_values() {
+    for (int key = 0; key < count; key++) {
+      float* row = padded_values + key * padded;
+      for (long i = 0; i < padded; i += LANES) store(row + i, load_part(values[key] + i, size - i));
+      values[key] = row;
+    }
+  }
+
+  // Not inlined, or the sums would share their registers with what surrounds them.
+  template <int TALL>
+  __attribute__((noinline)) void score_strip(const float* queries, int num_keys, float* scores) const {
+    const long depth = padded;
+    for (int key = 0; key < num_keys; key += LANES) {
+      const float* keys = packed + key * depth;
+      Vec sums[TALL][FOUR] = {};
+      for (long i = 0; i < depth; i += FOUR) {
+        Vec some[FOUR];
+#pragma GCC unroll 8
+        for (int j = 0; j < FOUR; j++) some[j] = load(keys + (j * depth + i) * TOGETHER);
+#pragma GCC unroll 8
+        for (int query = 0; query < TALL; query++) {
+          const Vec four = repeated(queries + query * depth + i);
+#pragma GCC unroll 8
+          for (int j = 0; j < FOUR; j++) sums[query][j] += four * some[j];
+        }
+      }
+#pragma GCC unroll 8
+      for (int query = 0; query < TALL; query++) store(scores + query * KEYS + key, sums_of_fours(sums[query]));
+    }
+  }
+};
 
 // Goes along the runs of a span and gives out their keys a block at a time.
 struct Walk {
   const Run* run;
-  long inside = 0, head;
+  long kv_head, inside = 0;
 
-  void next(long count, Block& block) {
-    for (long key = 0; key < count; key++, inside++) {
-      while (inside == run->count) run++, inside = 0;
-      block.keys[key] = run->keys + inside * run->token_stride + head * run->head_stride;
-      block.values[key] = run->values + inside * run->token_stride + head * run->head_stride;
-      __builtin_prefetch(block.values[key]);  // needed when the keys have been read
+  void next(int count, Block& block) {
+    block.count = count;
+    for (int key = 0; key < count;) {
+      const long some = std::min(long(count - key), run->count - inside);
+      const long first = inside * run->token_stride + kv_head * run->head_stride;
+      for (long i = 0; i < some; i++) {
+        block.keys[key + i] = run->keys + first + i * run->token_stride;
+        block.values[key + i] = run->values + first + i * run->token_stride;
+      }
+      key += some, inside += some;
+      if (inside == run->count) run++, inside = 0;
     }
   }
 };
 
-struct Shape {
-  long rows, heads, kv_heads, size;
-};
+// The queries of a task over ever more keys: maximum, sums by lanes, and output of the softmax so far (arXiv:2205.14135).
+struct Running {
+  const Task& task;
+  long padded;
+  float *queries, *outputs, *maxima, *sums, *scores;
 
-// Rows [from, to) of a span, the query heads of one kv head.
-void attend_rows(const Span& span, const Run* runs, const Shape& shape, long from, long to, long kv_head,
-                 const float* queries, float* out, float* lse) {
-  const long group = shape.heads / shape.kv_heads, padded = (shape.size + LANES - 1) / LANES * LANES;
-  const float scale = 1.0f / std::sqrt(float(shape.size));
-  std::vector<float> room(2 * (to - from) * group * padded, 0.0f);
-  std::vector<Running> states;
-  const auto place = [&](long row, long g) { return (span.first_row + row) * shape.heads + kv_head * group + g; };
-  for (long row = from; row < to; row++)
-    for (long g = 0; g < group; g++) {
-      float* query = room.data() + 2 * states.size() * padded;
-      const float* given = queries + place(row, g) * shape.size;
-      for (long i = 0; i < shape.size; i++) query[i] = scale * given[i];
-      states.push_back({query, query + padded, -std::numeric_limits<float>::infinity(), 0.0f});
+  Running(const Task& task, const float* from, Room& room) : task(task), padded(task.shape->padded()) {
+    const long count = task.num_queries(), size = task.shape->size;
+    queries = room.take(count * padded), outputs = room.take(count * padded);
+    maxima = room.take(count), sums = room.take(count * LANES), scores = room.take(WEIGHED_QUERIES * KEYS);
+    std::fill(maxima, maxima + count, -std::numeric_limits<float>::infinity());
+    std::fill(sums, sums + count * LANES, 0.0f);
+    const float scale = task.shape->scale();
+    for (long query = 0; query < count; query++) {
+      const float* unscaled = from + task.place(query) * size;
+      for (long i = 0; i < padded; i += LANES) {
+        store(queries + query * padded + i, scale * load_part(unscaled + i, size - i));
+        store(outputs + query * padded + i, Vec{});
+      }
     }
-  Walk walk{runs + span.first_run, 0, kv_head};
-  const long keys = span.position + to;  // that the last row sees
-  for (long start = 0; start < keys; start += KEYS) {
-    Block block;
-    walk.next(std::min(long(KEYS), keys - start), block);
-    for (long row = std::max(from, start - span.position); row < to; row++)
-      for (long g = 0; g < group; g++)
-        states[(row - from) * group + g].attend(block, int(std::min(long(KEYS), span.position + row + 1 - start)),
-                                                int(shape.size));
   }
-  for (long row = from; row < to; row++)
-    for (long g = 0; g < group; g++) {
-      const Running& state = states[(row - from) * group + g];
-      const float inverse = 1.0f / state.sum;
-      for (long i = 0; i < shape.size; i++) out[place(row, g) * shape.size + i] = state.output[i] * inverse;
-      if (lse) lse[(kv_head * group + g) * shape.rows + span.first_row + row] = state.maximum + std::log(state.sum);
+  static long lines(long count, const Shape& shape) {
+    return 2 * Room::lines_of(count * shape.padded()) + Room::lines_of(count) + Room::lines_of(count * LANES) +
+           Room::lines_of(WEIGHED_QUERIES * KEYS);
+  }
+
+  // The keys from position `start` on.
+  void attend(Block& block, long start) {
+    const long hidden = std::max(0L, start - task.span->position - task.from) * task.shape->group();
+    for (long first = hidden, count = task.num_queries(); first < count; first += WEIGHED_QUERIES) {
+      const long some = std::min(long(WEIGHED_QUERIES), count - first);
+      block.ahead.fetch(4);
+      block.score(queries + first * padded, some, seen(first + some - 1, start), scores);
+      for (long i = 0; i < some; i++) {
+        block.ahead.fetch(4);
+        weigh(scores + i * KEYS, seen(first + i, start), first + i);
+      }
+      block.ahead.fetch(4);
+      for (long i = 0; i < some; i += TILE_ROWS)
+        add(block, start, first + i, std::min(long(TILE_ROWS), some - i), scores + i * KEYS);
     }
-}
+  }
+
+  void finish(float* out, float* lse) const {
+    const long size = task.shape->size;
+    for (long query = 0; query < task.num_queries(); query++) {
+      const float total = sum(load(sums + query * LANES)), inverse = 1.0f / total;
+      float* to = out + task.place(query) * size;
+      for (long i = 0; i < size; i++) to[i] = outputs[query * padded + i] * inverse;
+      if (lse) lse[task.lse_place(query)] = maxima[query] + std::log(total);
+    }
+  }
+
+ private:
+  // How many keys of the block that begins at `start`.
+  int seen(long query, long start) const {
+    return int(std::min(long(KEYS), task.span->position + task.from + query / task.shape->group() + 1 - start));
+  }
+
+  // Scores become weights relative to the running maximum; what was summed before is scaled to a new maximum. Not inlined:
+  // compiled once, it rounds in one way.
+  __attribute__((noinline)) void weigh(float* scores, int count, long query) {
+    const int whole = (count + LANES - 1) / LANES * LANES;
+    if (whole > count) {
+      float* last = scores + whole - LANES;
+      store(last, lane_numbers() < count % LANES ? load(last) : splat(-std::numeric_limits<float>::infinity()));
+    }
+    const float before = maxima[query];
+    Vec highest = splat(before), total = load(sums + query * LANES);
+    for (int key = 0; key < whole; key += LANES) {
+      const Vec here = load(scores + key);
+      highest = here > highest ? here : highest;
+    }
+    const float maximum = largest_lane(highest);
+    if (maximum > before) {
+      const Vec factor = exponential(splat(before - maximum));
+      total *= factor;
+      for (long i = 0; i < padded; i += LANES) {
+        float* to = outputs + query * padded + i;
+        store(to, load(to) * factor);
+      }
+      maxima[query] = maximum;
+    }
+    for (int key = 0; key < whole; key += LANES) {
+      const Vec weight = exponential(load(scores + key) - maximum);
+      store(scores + key, weight);
+      total += weight;
+    }
+    store(sums + query * LANES, total);
+  }
+
+  // Weighed values of some queries: first of the keys that all of them see.
+  void add(const Block& block, long start, long first, long some, const float* weights) {
+    const int common = seen(first, start);
+    float* to = outputs + first * padded;
+    multiply({weights, KEYS, 1}, block.values, some, padded, common, {to, padded, true});
+    for (long i = 1; i < some; i++)
+      if (const int more = seen(first + i, start) - common)
+        multiply({weights + i * KEYS + common, KEYS, 1}, block.values + common, 1, padded, more,
+                 {to + i * padded, padded, true});
+  }
+};
 
 }  // namespace
 
@@ -169,19 +280,37 @@ extern "C" {
 // queries[T, A, D] -> out[T, A, D] and, unless null, lse[A, T]; every row lies in one span.
 void groat_attend(const float* queries, float* out, float* lse, const Span* spans, long num_spans, const Run* runs,
                   long rows, long heads, long kv_heads, long size, int threads) {
-  struct Task {
-    const Span* span;
-    long from, to, kv_head;
-  };
-  std::vector<Task> tasks;
-  for (long number = num_spans - 1; number >= 0; number--)
-    for (long end = spans[number].rows; end > 0; end -= CHUNK_ROWS)  // the longest first
-      for (long head = 0; head < kv_heads; head++)
-        tasks.push_back({spans + number, std::max(0L, end - CHUNK_ROWS), end, head});
-#pragma omp parallel for schedule(dynamic) num_threads(threads)
-  for (size_t i = 0; i < tasks.size(); i++)
-    attend_rows(*tasks[i].span, runs, Shape{rows, heads, kv_heads, size}, tasks[i].from, tasks[i].to, tasks[i].kv_head,
-                queries, out, lse);
+  const Shape shape{rows, heads, kv_heads, size};
+  std::vector<Task> tasks = tasks_of(spans, num_spans, shape);
+  std::reverse(tasks.begin(), tasks.end());  // the longest first
+  long most = 0;
+  for (const Task& task : tasks) most = std::max(most, task.num_queries());
+  const bool decodes = most == shape.group();
+  const long num_tasks = tasks.size();
+  // While decoding, a thread takes several tasks that follow one another, and so knows its next one.
+  const long at_once = decodes ? std::max(1L, num_tasks / (4 * threads)) : 1;
+#pragma omp parallel num_threads(threads)
+  {
+    Room room(Running::lines(most, shape) + Block::lines(shape));
+#pragma omp for schedule(dynamic, at_once)
+    for (long number = 0; number < num_tasks; number++) {
+      const Task& task = tasks[number];
+      room.clear();
+      Running running(task, queries, room);
+      Block block(shape, room);
+      if ((number + 1) % at_once && number + 1 < num_tasks) {
+        const Task& next = tasks[number + 1];
+        block.ahead = Ahead(runs[next.span->first_run + next.span->runs - 1], next.kv_head, size);
+      }
+      Walk walk{runs + task.span->first_run, task.kv_head};
+      for (long start = 0; start < task.num_keys(); start += KEYS) {
+        walk.next(int(std::min(long(KEYS), task.num_keys() - start)), block);
+        block.pack();
+        running.attend(block, start);
+      }
+      running.finish(out, lse);
+    }
+  }
 }
 
 // One new token per row: keys and values [S, kv heads, D] into slots of an arena [slots, kv heads, length, D].

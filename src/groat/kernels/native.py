@@ -26,6 +26,7 @@ _SIGNATURES: dict[str, Sequence[type]] = {
     "groat_rotate": (_POINTER, _LONG, _POINTER, _POINTER, _FLOAT, _POINTER, _LONG, _LONG, _LONG, _LONG, _INT),
     "groat_attend": (*(_POINTER,) * 4, _LONG, _POINTER, _LONG, _LONG, _LONG, _LONG, _INT),
     "groat_decode": (*(_POINTER,) * 5, _INT),
+    "groat_attend_backward": (*(_POINTER,) * 6, _LONG, *(_POINTER,) * 4, _LONG, _LONG, _LONG, _LONG, _INT),
     "groat_remember": (*(_POINTER,) * 6, _LONG, _LONG, _LONG, _LONG),
     "groat_token_logprobs": (*(_POINTER,) * 5, _LONG, _LONG, _INT),
     "groat_logprob_gradient": (*(_POINTER,) * 4, _LONG, _LONG, _INT),

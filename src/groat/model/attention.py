@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from groat.kernels.attend import Runs, attend_spans, has_native_attention, tree_spans
+from groat.kernels.attend import Runs, attend_spans, attend_spans_backward, has_native_attention, tree_spans
 from groat.kernels.rooms import room_like
 from groat.trees import Node
 
@@ -140,25 +140,41 @@ class _TreeAttention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, None]:
         (grad_TAD,) = grads
-        queries_TAD, keys_TKD, values_TKD, output_TAD, lse_AT = ctx.saved_tensors
-        grad_q_TAD = room_like(queries_TAD, *queries_TAD.shape)
-        grad_k_TKD, grad_v_TKD = (room_like(tensor, *tensor.shape) for tensor in (keys_TKD, values_TKD))
-        for node in ctx.nodes:
-            own, rows = slice(node.start, node.end), slice(node.start, node.subtree_end)
-            grad_q, grad_k_TKD[own], grad_v_TKD[own] = block_gradients(
-                grad_TAD[rows],
-                queries_TAD[rows],
-                keys_TKD[own],
-                values_TKD[own],
-                output_TAD[rows],
-                lse_AT[:, rows],
-                causal=True,
-            )
-            if node.is_root:
-                grad_q_TAD[rows] = grad_q
-            else:
-                grad_q_TAD[rows] += grad_q
-        return grad_q_TAD, grad_k_TKD, grad_v_TKD, None
+        return (*tree_gradients(grad_TAD, *ctx.saved_tensors, ctx.nodes), None)
+
+
+def tree_gradients(
+    grad_TAD: torch.Tensor,
+    queries_TAD: torch.Tensor,
+    keys_TKD: torch.Tensor,
+    values_TKD: torch.Tensor,
+    output_TAD: torch.Tensor,
+    lse_AT: torch.Tensor,
+    nodes: Sequence[Node],
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Gradients of queries, keys and values, given what `tree_attention_with_lse` found with nothing before the roots."""
+    if nodes and has_native_attention(queries_TAD) and has_native_attention(keys_TKD):
+        own_runs = Runs(keys_TKD.contiguous(), values_TKD.contiguous())
+        spans, runs = tree_spans(nodes, own_runs, NOTHING)
+        return attend_spans_backward(grad_TAD, queries_TAD, output_TAD, lse_AT, own_runs, spans, runs)
+    grad_q_TAD = room_like(queries_TAD, *queries_TAD.shape)
+    grad_k_TKD, grad_v_TKD = (room_like(tensor, *tensor.shape) for tensor in (keys_TKD, values_TKD))
+    for node in nodes:
+        own, rows = slice(node.start, node.end), slice(node.start, node.subtree_end)
+        grad_q, grad_k_TKD[own], grad_v_TKD[own] = block_gradients(
+            grad_TAD[rows],
+            queries_TAD[rows],
+            keys_TKD[own],
+            values_TKD[own],
+            output_TAD[rows],
+            lse_AT[:, rows],
+            causal=True,
+        )
+        if node.is_root:
+            grad_q_TAD[rows] = grad_q
+        else:
+            grad_q_TAD[rows] += grad_q
+    return grad_q_TAD, grad_k_TKD, grad_v_TKD
 
 
 def tree_attention_with_lse(

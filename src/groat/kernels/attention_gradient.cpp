@@ -1,0 +1,184 @@
+// Gradients of attention over trees; its weights are computed again from the log-sum-exp (FlashAttention-2,
+// arXiv:2307.08691).
+//
+// Scores lie turned, a row for each key and a lane for each query: so keys and values are read where they are, and a
+// query's log-sum-exp is a lane of a vector.
+
+#include "attention.h"
+
+namespace {
+
+constexpr int KEYS = 4 * TILE_ROWS;  // of a block
+
+struct Given {
+  const float *grad, *queries, *output;  // [T, A, D]
+  const float* lse;                      // [A, T]
+  const float* keys;                     // where those of the first row are
+  const Run* runs;
+};
+
+struct Gradients {
+  float *queries, *keys, *values;
+};
+
+// The queries of a task, and the gradients that are added up for them and for the keys and values they see.
+class Backward {
+ public:
+  Backward(const Task& task, const Given& given, Room& room)
+      : task(task), given(given), size(task.shape->size), padded(task.shape->padded()), group(task.shape->group()),
+        count(task.num_queries()), width(whole(count)) {
+    for (float** matrix : {&queries, &turned_queries, &grads, &turned_grads, &grad_queries})
+      *matrix = room.take(width * padded);
+    lse = room.take(width), along = room.take(width);
+    weights = room.take(KEYS * width), grad_scores = room.take(KEYS * width), padded_keys = room.take(KEYS * padded);
+    grad_keys = room.take(task.num_keys() * padded), grad_values = room.take(task.num_keys() * padded);
+    for (long query = 0; query < width; query++) begin(query);
+    turn_all(queries, turned_queries), turn_all(grads, turned_grads);
+  }
+  static long lines(long most_queries, long most_keys, const Shape& shape) {
+    const long width = whole(most_queries), padded = shape.padded();
+    return 5 * Room::lines_of(width * padded) + 2 * Room::lines_of(width) + 2 * Room::lines_of(KEYS * width) +
+           Room::lines_of(KEYS * padded) + 2 * Room::lines_of(most_keys * padded);
+  }
+
+  void compute(float* to) {
+    const long first_query = task.span->position + task.from;
+    for_each_run([&](const Run& run, long seen, long before) {
+      for (long key = 0; key < seen; key += KEYS) {
+        const long skipped = key * run.token_stride + task.kv_head * run.head_stride;
+        attend_back({run.keys + skipped, run.token_stride}, {run.values + skipped, run.token_stride},
+                    std::min(long(KEYS), seen - key), before + key - first_query, (before + key) * padded);
+      }
+    });
+    const float scale = task.shape->scale();
+    for (long query = 0; query < count; query++) {
+      float* row = to + task.place(query) * size;
+      for (long i = 0; i < size; i++) row[i] = scale * grad_queries[query * padded + i];
+    }
+  }
+
+  void add(float* to_keys, float* to_values) const {
+    for_each_run([&](const Run& run, long seen, long before) {
+      const long place = run.keys - given.keys + task.kv_head * run.head_stride;
+      for (long key = 0; key < seen; key++) {
+        const long to = place + key * run.token_stride, from = (before + key) * padded;
+        for (long i = 0; i < size; i++) to_keys[to + i] += grad_keys[from + i];
+        for (long i = 0; i < size; i++) to_values[to + i] += grad_values[from + i];
+      }
+    });
+  }
+
+ private:
+  const Task& task;
+  const Given& given;
+  const long size, padded, group, count, width;
+  float *queries, *turned_queries, *grads, *turned_grads, *grad_queries, *lse, *along;
+  float *weights, *grad_scores, *padded_keys, *grad_keys, *grad_values;
+
+  static long whole(long lanes) { return (lanes + LANES - 1) / LANES * LANES; }
+
+  // Lanes behind the last query have no weights.
+  void begin(long query) {
+    const bool is_there = query < count;
+    const long place = is_there ? task.place(query) * size : 0;
+    const float scale = task.shape->scale();
+    Vec products = {};
+    for (long i = 0, to = query * padded; i < padded; i += LANES, to += LANES) {
+      const long left = is_there ? size - i : 0;
+      const Vec grad = load_part(given.grad + place + i, left);
+      products += grad * load_part(given.output + place + i, left);
+      store(queries + to, scale * load_part(given.queries + place + i, left));
+      store(grads + to, grad);
+      store(grad_queries + to, Vec{});
+    }
+    along[query] = sum(products);
+    lse[query] = is_there ? given.lse[task.lse_place(query)] : std::numeric_limits<float>::infinity();
+  }
+
+  void turn_all(const float* from, float* to) const {
+    for (long query = 0; query < width; query += LANES)
+      for (long column = 0; column < padded; column += LANES) {
+        Vec rows[LANES];
+        for (int i = 0; i < LANES; i++) rows[i] = load(from + (query + i) * padded + column);
+        turn<1>(rows);
+        for (int i = 0; i < LANES; i++) store(to + (column + i) * width + query, rows[i]);
+      }
+  }
+
+  // A block of keys; the first comes `ahead` rows after the first query.
+  void attend_back(const Rows& keys, const Rows& values, long num_keys, long ahead, long place) {
+    const long first = std::max(0L, ahead * group) / LANES * LANES, lanes = width - first, seeing = count - first;
+    float *w = weights + first, *s = grad_scores + first;
+    multiply({keys.first, keys.stride, 1}, Rows{turned_queries + first, width}, num_keys, lanes, size, {w, width, false});
+    multiply({values.first, values.stride, 1}, Rows{turned_grads + first, width}, num_keys, lanes, size, {s, width, false});
+    for (long key = 0; key < num_keys; key++) weigh(key, first, (ahead + key) * group);
+    const Rows seeing_queries{queries + first * padded, padded}, seeing_grads{grads + first * padded, padded};
+    multiply({w, width, 1}, seeing_grads, num_keys, padded, seeing, {grad_values + place, padded, false});
+    multiply({s, width, 1}, seeing_queries, num_keys, padded, seeing, {grad_keys + place, padded, false});
+    multiply({s, 1, width}, in_whole_vectors(keys, num_keys), seeing, padded, num_keys,
+             {grad_queries + first * padded, padded, true});
+  }
+
+  // Scores of a key become weights, gradients of weights those of scores; `hidden` queries do not see it.
+  void weigh(long key, long first, long hidden) {
+    for (long lane = first; lane < width; lane += LANES) {
+      float *weight = weights + key * width + lane, *grad = grad_scores + key * width + lane;
+      const IntVec is_hidden = lane_numbers() < int(hidden - lane);
+      const Vec here = is_hidden ? Vec{} : exponential(load(weight) - load(lse + lane));
+      store(weight, here);
+      store(grad, here * (load(grad) - load(along + lane)));
+    }
+  }
+
+  Rows in_whole_vectors(const Rows& keys, long num_keys) const {
+    if (size == padded) return keys;
+    for (long key = 0; key < num_keys; key++)
+      for (long i = 0; i < padded; i += LANES)
+        store(padded_keys + key * padded + i, load_part(keys[key] + i, size - i));
+    return {padded_keys, padded};
+  }
+
+  // Calls with each run of the path, how many of its keys are seen, and how many come before it.
+  template <class Action>
+  void for_each_run(const Action& act) const {
+    const Run *run = given.runs + task.span->first_run, *own = run + task.span->runs - 1;
+    long before = 0;
+    for (; run < own; before += run->count, run++) act(*run, run->count, before);
+    act(*own, task.to, before);
+  }
+};
+
+}  // namespace
+
+extern "C" {
+
+// Gradients [T, A, D] of the queries and [T, kv heads, D] of keys and values, given what groat_attend was given and has
+// found. What tasks find for a key is added in their order, so the number of threads changes nothing.
+void groat_attend_backward(const float* grad, const float* queries, const float* output, const float* lse,
+                           const float* keys, const Span* spans, long num_spans, const Run* runs, float* grad_queries,
+                           float* grad_keys, float* grad_values, long rows, long heads, long kv_heads, long size,
+                           int threads) {
+  const Shape shape{rows, heads, kv_heads, size};
+  const Given given{grad, queries, output, lse, keys, runs};
+  const std::vector<Task> tasks = tasks_of(spans, num_spans, shape);
+  const long num_tasks = tasks.size();
+  long most_queries = 0, most_keys = 0;
+  for (const Task& task : tasks)
+    most_queries = std::max(most_queries, task.num_queries()), most_keys = std::max(most_keys, task.num_keys());
+  std::fill(grad_keys, grad_keys + rows * kv_heads * size, 0.0f);
+  std::fill(grad_values, grad_values + rows * kv_heads * size, 0.0f);
+#pragma omp parallel num_threads(threads)
+  {
+    Room room(Backward::lines(most_queries, most_keys, shape));
+#pragma omp for ordered schedule(dynamic)
+    for (long number = 0; number < num_tasks; number++) {
+      room.clear();
+      Backward backward(tasks[number], given, room);
+      backward.compute(grad_queries);
+#pragma omp ordered
+      backward.add(grad_keys, grad_values);
+    }
+  }
+}
+
+}  // extern "C"
