@@ -73,7 +73,7 @@ def attend_spans_backward(
     assert own.keys_LKD.is_contiguous()
     runs = np.ascontiguousarray(runs)
     given = [tensor.contiguous() for tensor in (grad_TAD, queries_TAD, output_TAD, lse_AT)]
-    gradients = tuple(room_like(tensor, *tensor.shape) for tensor in (queries_TAD, *own))
+    gradients = [room_like(tensor, *tensor.shape) for tensor in (queries_TAD, *own)]
     (rows, heads, size), kv_heads = queries_TAD.shape, own.keys_LKD.shape[1]
     native.groat_attend_backward(
         *(tensor.data_ptr() for tensor in given),
@@ -81,7 +81,8 @@ def attend_spans_backward(
         *(tensor.data_ptr() for tensor in gradients),
         *(rows, heads, kv_heads, size, torch.get_num_threads()),
     )
-    return gradients
+    grad_q_TAD, grad_k_TKD, grad_v_TKD = gradients
+    return grad_q_TAD, grad_k_TKD, grad_v_TKD
 
 
 def tree_spans(nodes: Sequence[Node], own: Runs, before: Mapping[int, Sequence[Runs]]) -> tuple[np.ndarray, np.ndarray]:

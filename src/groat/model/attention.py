@@ -140,7 +140,9 @@ class _TreeAttention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, None]:
         (grad_TAD,) = grads
-        return (*tree_gradients(grad_TAD, *ctx.saved_tensors, ctx.nodes), None)
+        queries_TAD, keys_TKD, values_TKD, output_TAD, lse_AT = ctx.saved_tensors
+        gradients = tree_gradients(grad_TAD, queries_TAD, keys_TKD, values_TKD, output_TAD, lse_AT, ctx.nodes)
+        return (*gradients, None)
 
 
 def tree_gradients(
@@ -152,7 +154,7 @@ def tree_gradients(
     lse_AT: torch.Tensor,
     nodes: Sequence[Node],
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Gradients of queries, keys and values, given what `tree_attention_with_lse` found with nothing before the roots."""
+    """Gradients of queries, keys and values, given what `tree_attention_with_lse` found; nothing is before the roots."""
     if nodes and has_native_attention(queries_TAD) and has_native_attention(keys_TKD):
         own_runs = Runs(keys_TKD.contiguous(), values_TKD.contiguous())
         spans, runs = tree_spans(nodes, own_runs, NOTHING)
