@@ -1,9 +1,9 @@
 // Causal attention of rows of tokens to what came before them, wherever it lies: a run of keys after the other.
 //
-// A row goes through the keys of its path in blocks that begin at multiples of 64 positions, and the numbers of a row are
-// added in the same order whatever runs the keys lie in and whichever rows come with it. So a token that is decoded has the
-// attention, bit for bit, that it has in the learner's trees. Products in int8 need that: rounding turns the smallest
-// difference into a step.
+// A row goes through the keys of its path in blocks that begin at multiples of 64 positions, and the numbers of a row
+// are added in the same order whatever runs the keys lie in and whichever rows come with it. So a token that is decoded
+// has the attention, bit for bit, that it has in the learner's trees. Products in int8 need that: rounding turns the
+// smallest difference into a step.
 
 #include "attention.h"
 
@@ -34,8 +34,8 @@ inline Vec repeated(const float* four) {
 // The sum of every four numbers, a lane each.
 __attribute__((always_inline)) inline Vec sums_of_fours(const Vec* vectors) {
   const IntVec lanes = lane_numbers();
-  const IntVec pairs = (lanes & ~3) + (lanes & 1) + (lanes & 2) / 2 * LANES;  // the first two of the one, then of the other
-  const IntVec evens = (lanes & ~3) + (lanes & 1) * 2 + (lanes & 2) / 2 * LANES;  // their first and third
+  const IntVec group = (lanes & ~3) + (lanes & 2) / 2 * LANES;  // begins there in one vector, then in the other
+  const IntVec pairs = group + (lanes & 1), evens = group + (lanes & 1) * 2;
   Vec halves[2];
 #pragma GCC unroll 2
   for (int i = 0; i < 2; i++) {
@@ -59,7 +59,7 @@ inline float largest_lane(Vec value) {
 // What the next task will read of its own tokens, asked for little by little while this one computes. In four places at
 // once, because the CPU goes on reading from each of them by itself.
 struct Ahead {
-  static constexpr long MOST = 1 << 15, LINE = 16;  // floats: 128 KiB of keys and of values, which wait in the second cache
+  static constexpr long LINE = 16, MOST = 1 << 15;  // floats: 128 KiB of keys and of values wait in the second cache
   const float* places[4] = {};
   long lines_left = 0;  // in each place
 
@@ -78,8 +78,8 @@ struct Ahead {
   }
 };
 
-// Up to KEYS keys, and their values as rows of whole vectors. In `packed` the keys lie as they are multiplied: for every
-// TOGETHER of them vectors with four numbers of each.
+// Up to KEYS keys, and their values as rows of whole vectors. In `packed` the keys lie as they are multiplied: for
+// every TOGETHER of them vectors with four numbers of each.
 struct Block {
   const float *keys[KEYS], *values[KEYS];
   int count;
@@ -170,7 +170,7 @@ struct Walk {
   }
 };
 
-// The queries of a task over ever more keys: maximum, sums by lanes, and output of the softmax so far (arXiv:2205.14135).
+// The queries of a task over ever more keys: maximum, sum by lanes and output of the softmax so far (arXiv:2205.14135).
 struct Running {
   const Task& task;
   long padded;
@@ -229,8 +229,8 @@ struct Running {
     return int(std::min(long(KEYS), task.span->position + task.from + query / task.shape->group() + 1 - start));
   }
 
-  // Scores become weights relative to the running maximum; what was summed before is scaled to a new maximum. Not inlined:
-  // compiled once, it rounds in one way.
+  // Scores become weights relative to the running maximum; what was summed before is scaled to a new maximum. Not
+  // inlined: compiled once, it rounds in one way.
   __attribute__((noinline)) void weigh(float* scores, int count, long query) {
     const int whole = (count + LANES - 1) / LANES * LANES;
     if (whole > count) {

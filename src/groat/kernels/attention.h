@@ -126,8 +126,8 @@ struct Target {
 
 constexpr int TILE_ROWS = 6, TILE_VECTORS = LANES == 16 ? 4 : 2;  // as many sums as there are registers for
 
-// Each number is one sum, added up step by step: so it is the same, bit for bit, in tiles of any size. Not inlined, or the
-// sums would share their registers with what surrounds them.
+// Each number is one sum, added up step by step: so it is the same, bit for bit, in tiles of any size. Not inlined, or
+// the sums would share their registers with what surrounds them.
 template <int TALL, int WIDE, class Right>
 __attribute__((noinline)) void multiply_tile(const Left& left, const Right& right, long column, long steps,
                                              const Target& target) {

@@ -109,8 +109,9 @@ class Backward {
   void attend_back(const Rows& keys, const Rows& values, long num_keys, long ahead, long place) {
     const long first = std::max(0L, ahead * group) / LANES * LANES, lanes = width - first, seeing = count - first;
     float *w = weights + first, *s = grad_scores + first;
-    multiply({keys.first, keys.stride, 1}, Rows{turned_queries + first, width}, num_keys, lanes, size, {w, width, false});
-    multiply({values.first, values.stride, 1}, Rows{turned_grads + first, width}, num_keys, lanes, size, {s, width, false});
+    const Rows lanes_of_queries{turned_queries + first, width}, lanes_of_grads{turned_grads + first, width};
+    multiply({keys.first, keys.stride, 1}, lanes_of_queries, num_keys, lanes, size, {w, width, false});
+    multiply({values.first, values.stride, 1}, lanes_of_grads, num_keys, lanes, size, {s, width, false});
     for (long key = 0; key < num_keys; key++) weigh(key, first, (ahead + key) * group);
     const Rows seeing_queries{queries + first * padded, padded}, seeing_grads{grads + first * padded, padded};
     multiply({w, width, 1}, seeing_grads, num_keys, padded, seeing, {grad_values + place, padded, false});

@@ -154,7 +154,7 @@ def tree_gradients(
     lse_AT: torch.Tensor,
     nodes: Sequence[Node],
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Gradients of queries, keys and values, given what `tree_attention_with_lse` found; nothing is before the roots."""
+    """Gradients of queries, keys and values, given what `tree_attention_with_lse` found; roots have nothing before."""
     if nodes and has_native_attention(queries_TAD) and has_native_attention(keys_TKD):
         own_runs = Runs(keys_TKD.contiguous(), values_TKD.contiguous())
         spans, runs = tree_spans(nodes, own_runs, NOTHING)

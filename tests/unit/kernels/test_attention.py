@@ -156,7 +156,7 @@ def test_the_number_of_threads_changes_no_bit(shape: tuple[int, int, int]):
 @pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_decoded_tokens_have_the_attention_of_the_learners_trees(shape: tuple[int, int, int], count: int):
-    """Every token of a completion on its own, below a prompt of 40, with its keys where the sampler's arena has them."""
+    """Every token of a completion on its own, below a prompt of 40, its keys where the sampler's arena has them."""
     forest = FORESTS["a prompt and its completions"]
     queries, keys, values = random_qkv(len(forest.token_ids), shape)
     output, lse = tree_attention_with_lse(queries, keys, values, forest.nodes)

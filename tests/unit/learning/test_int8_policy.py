@@ -100,8 +100,8 @@ def cosine(one: Found, other: Found) -> float:
 
 
 def test_the_policy_in_int8_is_within_five_thousandths_of_a_nat(found: Callable[..., Found]):
-    """What products in int8 add is judged by its median: a sixth of the sum is in five of the 700 tokens, and moves with
-    the last bits of what is rounded."""
+    """What products in int8 add is judged by its median: a sixth of the sum is in five of the 700 tokens, and moves
+    with the last bits of what is rounded."""
     assert kl(found("int8", "int8"), found("f32", "f32")).mean() < 0.005
     assert kl(found("int8", "int8"), found("int8", "f32")).median() < 0.001
 
