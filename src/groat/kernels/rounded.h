@@ -46,12 +46,14 @@ inline void add_and_subtract(__m512& a, __m512& b) {
 inline void hadamard(__m512 v[4]) {
   add_and_subtract(v[0], v[1]), add_and_subtract(v[2], v[3]);
   add_and_subtract(v[0], v[2]), add_and_subtract(v[1], v[3]);
-  const __m512 minus = _mm512_set1_ps(-0.0f);
+  const __m512 one = _mm512_set1_ps(1.0f), minus = _mm512_set1_ps(-1.0f);
+  const auto signs = [&](__mmask16 upper) { return _mm512_mask_blend_ps(upper, one, minus); };
+  const __m512 eights = signs(0xFF00), fours = signs(0xF0F0), twos = signs(0xCCCC), ones = signs(0xAAAA);
   for (int i = 0; i < 4; i++) {  // lane l with lane l ^ 8, 4, 2, 1: the sum in the lower one, the difference in the other
-    v[i] = _mm512_add_ps(_mm512_mask_xor_ps(v[i], 0xFF00, v[i], minus), _mm512_shuffle_f32x4(v[i], v[i], 0x4E));
-    v[i] = _mm512_add_ps(_mm512_mask_xor_ps(v[i], 0xF0F0, v[i], minus), _mm512_shuffle_f32x4(v[i], v[i], 0xB1));
-    v[i] = _mm512_add_ps(_mm512_mask_xor_ps(v[i], 0xCCCC, v[i], minus), _mm512_permute_ps(v[i], 0x4E));
-    v[i] = _mm512_add_ps(_mm512_mask_xor_ps(v[i], 0xAAAA, v[i], minus), _mm512_permute_ps(v[i], 0xB1));
+    v[i] = _mm512_fmadd_ps(v[i], eights, _mm512_shuffle_f32x4(v[i], v[i], 0x4E));
+    v[i] = _mm512_fmadd_ps(v[i], fours, _mm512_shuffle_f32x4(v[i], v[i], 0xB1));
+    v[i] = _mm512_fmadd_ps(v[i], twos, _mm512_permute_ps(v[i], 0x4E));
+    v[i] = _mm512_fmadd_ps(v[i], ones, _mm512_permute_ps(v[i], 0xB1));
   }
 }
 
@@ -62,16 +64,11 @@ inline void load_block(const float* from, int count, __m512 v[4]) {
   }
 }
 
-inline float largest(const __m512 v[4]) {
-  const __m512 first = _mm512_max_ps(_mm512_abs_ps(v[0]), _mm512_abs_ps(v[1]));
-  return _mm512_reduce_max_ps(_mm512_max_ps(first, _mm512_max_ps(_mm512_abs_ps(v[2]), _mm512_abs_ps(v[3]))));
-}
-
-inline bool all_numbers(const __m512 v[4]) {
-  const __m512 zeros[4] = {_mm512_sub_ps(v[0], v[0]), _mm512_sub_ps(v[1], v[1]), _mm512_sub_ps(v[2], v[2]),
-                           _mm512_sub_ps(v[3], v[3])};  // NaN for NaN and infinities
-  const __m512 zero = _mm512_add_ps(_mm512_add_ps(zeros[0], zeros[1]), _mm512_add_ps(zeros[2], zeros[3]));
-  return _mm512_cmp_ps_mask(zero, zero, _CMP_UNORD_Q) == 0;
+// The bits of the largest absolute value: as whole numbers they have the same order, with NaN above all.
+inline int32_t largest_bits(const __m512 v[4]) {
+  const auto bits = [&](int i) { return _mm512_castps_si512(_mm512_abs_ps(v[i])); };
+  return _mm512_reduce_max_epi32(
+      _mm512_max_epi32(_mm512_max_epi32(bits(0), bits(1)), _mm512_max_epi32(bits(2), bits(3))));
 }
 
 // Of every eight bytes, those at even places first.
@@ -89,18 +86,22 @@ inline void round_block(const float* from, int count, Order order, const Rounded
   __m512 v[4];
   load_block(from, count, v);
   if (order == Order::TURNED) hadamard(v);
-  if (__builtin_expect(!all_numbers(v), false)) {  // so that the product is not one either, and the step is noticed
+  const int32_t bits = largest_bits(v);
+  if (__builtin_expect(bits >= 0x7F800000, false)) {  // so that the product is not one either, and the step is noticed
     std::memset(to.values, 0, BLOCK);
     *to.scales = NAN, *to.excess = 0;
     return;
   }
-  const float most = largest(v), steps = most > 0 ? 127.0f / most : 0.0f;
-  __m512i total = _mm512_setzero_si512();
-  for (int i = 0; i < 4; i++) {
-    const __m512i whole = _mm512_cvtps_epi32(_mm512_mul_ps(v[i], _mm512_set1_ps(steps)));
-    total = _mm512_add_epi32(total, whole);
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(to.values + 16 * i), _mm512_cvtsepi32_epi8(whole));
-  }
+  float most;
+  std::memcpy(&most, &bits, sizeof most);
+  const float steps = most > 0 ? 127.0f / most : 0.0f;
+  __m512i whole[4];
+  for (int i = 0; i < 4; i++) whole[i] = _mm512_cvtps_epi32(_mm512_mul_ps(v[i], _mm512_set1_ps(steps)));
+  // Packing goes by lanes of four; they are put in order at the end.
+  const __m512i bytes = _mm512_packs_epi16(_mm512_packs_epi32(whole[0], whole[1]), _mm512_packs_epi32(whole[2], whole[3]));
+  const __m512i order_of_fours = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  _mm512_store_si512(to.values, _mm512_permutexvar_epi32(order_of_fours, bytes));
+  const __m512i total = _mm512_add_epi32(_mm512_add_epi32(whole[0], whole[1]), _mm512_add_epi32(whole[2], whole[3]));
   if (order == Order::PAIRED) pair(to.values);
   *to.scales = most / (order == Order::TURNED ? 127.0f * 8.0f : 127.0f);
   *to.excess = -128 * _mm512_reduce_add_epi32(total);
