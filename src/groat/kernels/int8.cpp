@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #if defined(MULTIPLIES_IN_INT8)
+#include "adapter.h"
 #include "vnni.h"
 
 namespace {
@@ -68,7 +69,7 @@ void turn_back(const float* from, long blocks, float* out, long out_stride, long
 }  // namespace
 
 void int8_product(const Int8Tiles& weights, const float* x, long x_stride, long inputs, float* out, long out_stride,
-                  long rows, const float* bias, void* scratch, int threads) {
+                  long rows, const float* bias, const Adapter* adapter, void* scratch, int threads) {
   const long blocks = weights.blocks, tiles = (weights.outputs + TILE_OUTPUTS - 1) / TILE_OUTPUTS;
   const long row_parts = tiles < 4 * threads ? threads : 1;
   const RoundedRows left(scratch, rows, blocks);
@@ -89,7 +90,10 @@ void int8_product(const Int8Tiles& weights, const float* x, long x_stride, long 
         const uint8_t* next = tile + 1 < tiles ? weights.block(tile + 1, 0) : nullptr;
         const TileProduct<uint16_t> right{weights.block(tile, 0), weights.block_scales(tile, 0), blocks,
                                           bias ? bias + first : nullptr, width, false, next};
-        if (row < end) multiply_tile(right, left.at(row, 0), end - row, out + row * out_stride + first, out_stride);
+        if (row >= end) continue;
+        float* to = out + row * out_stride + first;
+        multiply_tile(right, left.at(row, 0), end - row, to, out_stride);
+        if (adapter) add_adapter(*adapter, first, width, row, end - row, to, out_stride);
       }
     }
   }
@@ -109,7 +113,7 @@ extern "C" int groat_multiplies_in_int8() { return 1; }
 
 #else
 
-void int8_product(const Int8Tiles&, const float*, long, long, float*, long, long, const float*, void*, int) {}
+void int8_product(const Int8Tiles&, const float*, long, long, float*, long, long, const float*, const Adapter*, void*, int) {}
 void int8_straight_product(const Int8Tiles&, const float*, long, long, float*, long, long, void*, int) {}
 
 extern "C" int groat_multiplies_in_int8() { return 0; }

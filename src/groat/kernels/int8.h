@@ -99,10 +99,19 @@ struct Int8Tiles {
 
 constexpr int ROUNDED_BYTES = BLOCK + 8;  // of a block of activations (rounded.h)
 
-// out[rows, outputs] = x W' (+ bias), in int8: each row's blocks are turned and rounded by a scale of their own. A row
+// alpha * down_p B_p' for each part p of a layer's outputs (LoRA); down is [rows, parts * rank], B_p [sizes_p, rank].
+struct Adapter {
+  const float* down;
+  const float* const* bs;
+  const int64_t* sizes;
+  long parts, rank;
+  float alpha;
+};
+
+// out[rows, outputs] = x W' (+ bias) (+ adapter), in int8: each row's blocks are turned and rounded by a scale of their own. A row
 // does not depend on the others. `scratch`, aligned to 64 bytes: ROUNDED_BYTES for each block of whole sixteens of rows.
 void int8_product(const Int8Tiles& weights, const float* x, long x_stride, long inputs, float* out, long out_stride,
-                  long rows, const float* bias, void* scratch, int threads);
+                  long rows, const float* bias, const Adapter* adapter, void* scratch, int threads);
 
 // out[rows, inputs] = g W, in int8: both sides rounded along the outputs, W a few tiles at a time. A row does not depend
 // on the others. `scratch`: likewise for each block of outputs, and the turned result in fp32.
@@ -129,6 +138,6 @@ struct NF4Rows {
 // The same two products with weights in NF4, whose codes become int8: 127 times their value, rounded. Rows are rounded as
 // they are, since the weights of a block are not turned.
 void nf4_product(const NF4Rows& weights, const float* x, long x_stride, float* out, long out_stride, long rows,
-                 const float* bias, void* scratch, int threads);
+                 const float* bias, const Adapter* adapter, void* scratch, int threads);
 void nf4_straight_product(const NF4Rows& weights, const float* grad, long grad_stride, float* out, long out_stride,
                           long rows, void* scratch, int threads);

@@ -486,23 +486,29 @@ void product_of(const Int8Tiles& weights, long inputs, bool transposed, const fl
   for (long row = 0; row < rows; row++) std::copy_n(turned + row * width, inputs, out + row * out_stride);
 }
 
+bool in_int8(const MatrixView& view) {
+  return view.compute == 1 && (view.kind == 2 || (view.kind == 3 && view.columns % BLOCK == 0));
+}
+
+// An adapter is added by products in int8 alone.
 void product_of(const MatrixView& view, bool transposed, const float* left, long left_stride, float* out,
-                long out_stride, long rows, const Epilogue& end, void* scratch, int threads) {
+                long out_stride, long rows, const Epilogue& end, const Adapter* adapter, void* scratch, int threads) {
   if (!rows) return;
   if (view.kind == 2) {
     const Int8Tiles weights = int8_tiles(view);
-    if (view.compute == 1 && transposed)
-      return int8_product(weights, left, left_stride, view.columns, out, out_stride, rows, end.bias, scratch,
+    if (in_int8(view) && transposed)
+      return int8_product(weights, left, left_stride, view.columns, out, out_stride, rows, end.bias, adapter, scratch,
                           threads);
-    if (view.compute == 1)
+    if (in_int8(view))
       return int8_straight_product(weights, left, left_stride, view.columns, out, out_stride, rows, scratch, threads);
     return product_of(weights, view.columns, transposed, left, left_stride, out, out_stride, rows, end,
                       static_cast<float*>(scratch), threads);
   }
-  if (view.kind == 3 && view.compute == 1 && view.columns % BLOCK == 0) {
+  if (view.kind == 3 && in_int8(view)) {
     const NF4Rows weights{static_cast<const uint8_t*>(view.values), view.scales, view.scale_codes, view.scale_map,
                           view.scale_scales, view.scale_offsets, view.code, view.rows, view.columns};
-    if (transposed) return nf4_product(weights, left, left_stride, out, out_stride, rows, end.bias, scratch, threads);
+    if (transposed)
+      return nf4_product(weights, left, left_stride, out, out_stride, rows, end.bias, adapter, scratch, threads);
     return nf4_straight_product(weights, left, left_stride, out, out_stride, rows, scratch, threads);
   }
   const float* tiles = static_cast<const float*>(view.values);
@@ -526,7 +532,7 @@ extern "C" {
 // as they are read, rounded or turned, and for the result before it is turned back.
 void groat_product(const MatrixView* view, int transposed, const float* left, long left_stride, float* out,
                    long out_stride, long rows, const float* bias, void* scratch, int threads) {
-  product_of(*view, transposed, left, left_stride, out, out_stride, rows, Epilogue{1.0f, false, bias}, scratch,
+  product_of(*view, transposed, left, left_stride, out, out_stride, rows, Epilogue{1.0f, false, bias}, nullptr, scratch,
              threads);
 }
 
@@ -550,8 +556,10 @@ void groat_adapted_product(const MatrixView* view, const float* x, long x_stride
                            const float* bias, const float* a, float* down, const float* const* bs,
                            const int64_t* sizes, long parts, long rank, float alpha, void* scratch, int threads) {
   const long outputs = view->rows, inputs = view->columns;
-  product_of(*view, true, x, x_stride, out, outputs, rows, Epilogue{1.0f, false, bias}, scratch, threads);
+  const Adapter adapter{down, bs, sizes, parts, rank, alpha};
   multiply_dots(a, x, x_stride, down, rows, parts * rank, inputs, threads);
+  product_of(*view, true, x, x_stride, out, outputs, rows, Epilogue{1.0f, false, bias}, &adapter, scratch, threads);
+  if (in_int8(*view)) return;
   for (long part = 0, first = 0; part < parts; first += sizes[part++])
     product(Float32{bs[part], rank}, true, down + part * rank, parts * rank, out + first, outputs, rows, sizes[part],
             rank, Epilogue{alpha, true, nullptr}, threads);

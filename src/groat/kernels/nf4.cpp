@@ -3,6 +3,7 @@
 #include "int8.h"
 
 #if defined(MULTIPLIES_IN_INT8)
+#include "adapter.h"
 #include "vnni.h"
 
 namespace {
@@ -89,7 +90,7 @@ struct Columns {
 }  // namespace
 
 void nf4_product(const NF4Rows& weights, const float* x, long x_stride, float* out, long out_stride, long rows,
-                 const float* bias, void* scratch, int threads) {
+                 const float* bias, const Adapter* adapter, void* scratch, int threads) {
   const long blocks = weights.inputs / BLOCK, tiles = (weights.outputs + TILE_OUTPUTS - 1) / TILE_OUTPUTS;
   const RoundedRows left(scratch, rows, blocks);
   round_rows(x, x_stride, rows, weights.inputs, Order::PAIRED, left, threads);
@@ -99,15 +100,18 @@ void nf4_product(const NF4Rows& weights, const float* x, long x_stride, float* o
     const std::unique_ptr<CodedTile> tile(new CodedTile);
     const MatrixTiles matrix_tiles;
 #pragma omp for schedule(static)
-    for (long number = 0; number < tiles; number++)
+    for (long number = 0; number < tiles; number++) {
+      const long first = number * TILE_OUTPUTS;
+      const int width = int(std::min(long(TILE_OUTPUTS), weights.outputs - first));
       for (long block = 0; block < blocks; block += CodedTile::BLOCKS) {
-        const long first = number * TILE_OUTPUTS, count = std::min(CodedTile::BLOCKS, blocks - block);
-        const int width = int(std::min(long(TILE_OUTPUTS), weights.outputs - first));
+        const long count = std::min(CodedTile::BLOCKS, blocks - block);
         tile->fill(weights, bytes, first, block, count);
         const TileProduct<float> right{tile->values, tile->scales, count, bias && !block ? bias + first : nullptr, width,
                                        block > 0, nullptr};
         multiply_tile(right, left.at(0, block), rows, out + first, out_stride);
       }
+      if (adapter) add_adapter(*adapter, first, width, 0, rows, out + first, out_stride);
+    }
   }
 }
 
@@ -120,7 +124,7 @@ void nf4_straight_product(const NF4Rows& weights, const float* grad, long grad_s
 
 #else
 
-void nf4_product(const NF4Rows&, const float*, long, float*, long, long, const float*, void*, int) {}
+void nf4_product(const NF4Rows&, const float*, long, float*, long, long, const float*, const Adapter*, void*, int) {}
 void nf4_straight_product(const NF4Rows&, const float*, long, float*, long, long, void*, int) {}
 
 #endif

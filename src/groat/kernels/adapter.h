@@ -1,0 +1,76 @@
+// What a LoRA adapter adds to a product, a tile of outputs at a time, while the tile is in the cache.
+
+#pragma once
+
+#include "int8.h"
+
+#include <immintrin.h>
+
+#include <algorithm>
+
+namespace {
+
+constexpr int DEPTH_AT_ONCE = 16, ADAPTED_ROWS = 6;  // whose sums are held in registers
+
+// B' of 32 outputs from `first` on, [depth][TILE_OUTPUTS]; those outside of the part, which begins at `begin`, are zeros.
+inline void pack_b(const float* b, long rank, long begin, long size, long first, long from, int depth, float* to) {
+  const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  const __m512i places = _mm512_mullo_epi32(lanes, _mm512_set1_epi32(int(rank)));
+  for (int half = 0; half < TILE_OUTPUTS; half += 16) {
+    const long output = first + half - begin;  // of lane 0, in the part
+    const auto present = [&](long end) { return (1u << std::clamp(end - output, 0L, 16L)) - 1; };
+    const __mmask16 mask = __mmask16(present(size) & ~present(0));
+    for (int i = 0; i < depth; i++)
+      _mm512_store_ps(to + i * TILE_OUTPUTS + half, _mm512_mask_i32gather_ps(_mm512_setzero_ps(), mask, places,
+                                                                             b + output * rank + from + i, 4));
+  }
+}
+
+// out[ROWS][width] += alpha * down[ROWS][depth] * b[depth][TILE_OUTPUTS].
+template <int ROWS>
+void add_rows(const float* b, const float* down, long down_stride, int depth, float alpha, int width, float* out,
+              long out_stride) {
+  __m512 sums[ROWS][2];
+#pragma GCC unroll 8
+  for (int row = 0; row < ROWS; row++) sums[row][0] = sums[row][1] = _mm512_setzero_ps();
+  for (int i = 0; i < depth; i++) {
+    const __m512 first = _mm512_load_ps(b + i * TILE_OUTPUTS), second = _mm512_load_ps(b + i * TILE_OUTPUTS + 16);
+#pragma GCC unroll 8
+    for (int row = 0; row < ROWS; row++) {
+      const __m512 factor = _mm512_set1_ps(down[row * down_stride + i]);
+      sums[row][0] = _mm512_fmadd_ps(factor, first, sums[row][0]);
+      sums[row][1] = _mm512_fmadd_ps(factor, second, sums[row][1]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int row = 0; row < ROWS; row++)
+    for (int half = 0; half < 2; half++) {
+      const __mmask16 mask = __mmask16((1u << std::clamp(width - half * 16, 0, 16)) - 1);
+      float* to = out + row * out_stride + half * 16;
+      _mm512_mask_storeu_ps(
+          to, mask, _mm512_fmadd_ps(sums[row][half], _mm512_set1_ps(alpha), _mm512_maskz_loadu_ps(mask, to)));
+    }
+}
+
+// To `rows` rows of outputs [first, first + width), which lie in one tile; `out` is the first of them.
+inline void add_adapter(const Adapter& adapter, long first, int width, long row, long rows, float* out,
+                        long out_stride) {
+  alignas(64) float b[DEPTH_AT_ONCE * TILE_OUTPUTS];
+  const long stride = adapter.parts * adapter.rank;
+  for (long part = 0, begin = 0; part < adapter.parts; begin += adapter.sizes[part++]) {
+    if (begin >= first + width || begin + adapter.sizes[part] <= first) continue;
+    for (long from = 0; from < adapter.rank; from += DEPTH_AT_ONCE) {
+      const int depth = int(std::min(long(DEPTH_AT_ONCE), adapter.rank - from));
+      pack_b(adapter.bs[part], adapter.rank, begin, adapter.sizes[part], first, from, depth, b);
+      const float* down = adapter.down + row * stride + part * adapter.rank + from;
+      long i = 0;
+      for (; i + ADAPTED_ROWS <= rows; i += ADAPTED_ROWS)
+        add_rows<ADAPTED_ROWS>(b, down + i * stride, stride, depth, adapter.alpha, width, out + i * out_stride,
+                               out_stride);
+      for (; i < rows; i++)
+        add_rows<1>(b, down + i * stride, stride, depth, adapter.alpha, width, out + i * out_stride, out_stride);
+    }
+  }
+}
+
+}  // namespace
