@@ -30,7 +30,7 @@ _STORAGE_REASONS: Mapping[StorageChoice, str] = {
     "dynamic": "4 bits, and more where the measured damage is worst",
     "nf4": "QLoRA: about an eighth of fp32, embedding and head in int8",
 }
-_ALWAYS_MODEST = 640 * 2**20
+_ALWAYS_MODEST = 448 * 2**20
 """Bytes of activations not worth stinting on, however small the model."""
 _LOWER = (
     "Shorter completions (sampling.max_completion_length), a smaller lora.r, training.optim adamw_8bit or a smaller "
@@ -102,7 +102,7 @@ def plan_memory(
     config: RunConfig, spec: ModelSpec, work: Workload | None = None, known: Known = _NOTHING
 ) -> MemoryPlan:
     """The fastest plan with the most exact weights that fits the budget; without a budget, the fastest whose
-    activations take no more than the weights, or than 640 MiB.
+    activations take no more than the weights, or than 448 MiB.
 
     `work` None: prompts of a usual length. Without sensitivities, dynamic storage counts its measurement.
     UserError with the smallest budget that can be kept, if this one cannot.
