@@ -3,24 +3,10 @@
 
 #pragma once
 
+#include "kernels.h"
 #include "vectors.h"
 
 #include <vector>
-
-extern "C" {
-
-// Keys and values one behind the other: [count, kv heads, head size] with a token's stride, a head's stride, in floats.
-struct Run {
-  int64_t count, token_stride, head_stride;
-  const float *keys, *values;
-};
-
-// Rows of tokens that follow one another; the runs of their path, in order, end with the last of them.
-struct Span {
-  int64_t first_row, rows, position;  // of the first row in its path
-  int64_t first_run, runs;
-};
-}
 
 namespace {
 

@@ -86,11 +86,11 @@ void int8_product(const Int8Tiles& weights, const float* x, long x_stride, long 
         const long tile = task % tiles, first = tile * TILE_OUTPUTS;
         const long row = SIXTEEN * (start + cut(here, task / tiles, row_parts));
         const long end = std::min(rows, SIXTEEN * (start + cut(here, task / tiles + 1, row_parts)));
+        if (row >= end) continue;
         const int width = int(std::min(long(TILE_OUTPUTS), weights.outputs - first));
         const uint8_t* next = tile + 1 < tiles ? weights.block(tile + 1, 0) : nullptr;
         const TileProduct<uint16_t> right{weights.block(tile, 0), weights.block_scales(tile, 0), blocks,
                                           bias ? bias + first : nullptr, width, false, next};
-        if (row >= end) continue;
         float* to = out + row * out_stride + first;
         multiply_tile(right, left.at(row, 0), end - row, to, out_stride);
         if (adapter) add_adapter(*adapter, first, width, row, end - row, to, out_stride);
@@ -113,7 +113,8 @@ extern "C" int groat_multiplies_in_int8() { return 1; }
 
 #else
 
-void int8_product(const Int8Tiles&, const float*, long, long, float*, long, long, const float*, const Adapter*, void*, int) {}
+void int8_product(const Int8Tiles&, const float*, long, long, float*, long, long, const float*, const Adapter*, void*,
+                  int) {}
 void int8_straight_product(const Int8Tiles&, const float*, long, long, float*, long, long, void*, int) {}
 
 extern "C" int groat_multiplies_in_int8() { return 0; }

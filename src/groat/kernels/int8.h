@@ -108,8 +108,9 @@ struct Adapter {
   float alpha;
 };
 
-// out[rows, outputs] = x W' (+ bias) (+ adapter), in int8: each row's blocks are turned and rounded by a scale of their own. A row
-// does not depend on the others. `scratch`, aligned to 64 bytes: ROUNDED_BYTES for each block of whole sixteens of rows.
+// out[rows, outputs] = x W' (+ bias) (+ adapter), in int8: each row's blocks are turned and rounded by a scale of their
+// own. A row does not depend on the others. `scratch`, aligned to 64 bytes: ROUNDED_BYTES for each block of whole
+// sixteens of rows.
 void int8_product(const Int8Tiles& weights, const float* x, long x_stride, long inputs, float* out, long out_stride,
                   long rows, const float* bias, const Adapter* adapter, void* scratch, int threads);
 

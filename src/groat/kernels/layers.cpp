@@ -1,23 +1,11 @@
 // All layers of a decoder on the newest token of each sequence, without a way back to Python between their parts. Every
 // part is the kernel that the learner's forward calls, so a row has the same numbers in both, bit for bit.
 
-#include <algorithm>
-#include <cstdint>
+#include "kernels.h"
 
-struct MatrixView;
-struct Run;
-struct Span;
+#include <algorithm>
 
 extern "C" {
-
-void groat_product(const MatrixView*, int, const float*, long, float*, long, long, const float*, void*, int);
-void groat_adapted_product(const MatrixView*, const float*, long, float*, long, const float*, const float*, float*,
-                           const float* const*, const int64_t*, long, long, float, void*, int);
-void groat_rms_norm(const float*, long, const float*, float, float*, long, float*, long, long, int);
-void groat_swiglu(const float*, float*, long, long, int);
-void groat_rotate(const float*, long, const float*, const float*, float, float*, long, long, long, long, int);
-void groat_attend(const float*, float*, float*, const Span*, long, const Run*, long, long, long, long, int);
-void groat_remember(const float*, const float*, float*, float*, const int64_t*, const int64_t*, long, long, long, long);
 
 // The structures are those of layers.py.
 
@@ -49,7 +37,7 @@ struct DecodeStep {
   const Span* spans;
   int64_t num_spans;
   const Run* runs;  // [layers, num_runs]
-  int64_t num_runs, run_bytes;
+  int64_t num_runs;
   float* const* keys;  // of each layer the arena [slots, kv heads, length, head size]
   float* const* values;
   const int64_t *slots, *places;
@@ -101,8 +89,7 @@ struct Pass {
       std::copy_n(qkv + row * width + (heads + kv_heads) * size, kv_heads * size, values + row * kv_heads * size);
     groat_remember(keys, values, step.keys[index], step.values[index], step.slots, step.places, rows, kv_heads,
                    step.arena_length, size);
-    const char* runs = reinterpret_cast<const char*>(step.runs) + index * step.num_runs * step.run_bytes;
-    groat_attend(queries, mixed, nullptr, step.spans, step.num_spans, reinterpret_cast<const Run*>(runs), rows, heads,
+    groat_attend(queries, mixed, nullptr, step.spans, step.num_spans, step.runs + index * step.num_runs, rows, heads,
                  kv_heads, size, threads);
     multiply(layer.output, mixed, result);
     add_result();
@@ -151,7 +138,7 @@ struct Pass {
 
 extern "C" {
 
-// hidden[rows, H] goes through all layers, in place; `room` is layers.py's `_room_floats`.
+// hidden[rows, H] goes through all layers, in place; `room` is as large as layers.py says.
 void groat_decode(const DecoderLayer* layers, const DecoderShape* shape, const DecodeStep* step, float* hidden,
                   float* room, int threads) {
   Room all{room};

@@ -17,8 +17,8 @@ from groat.kernels.ops import in_sixteens, scratch_floats
 from groat.kernels.rooms import room_like
 
 _POINTER, _LONG, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
-_LINE = 16
-"""Numbers of a cache line."""
+_ROUNDING = 16 * 16
+"""Numbers that the kernel's pieces of memory, less than 16 of them, lose by beginning where a cache line of 16 does."""
 
 
 class AdaptedLinear(NamedTuple):
@@ -97,7 +97,7 @@ class _Step(ctypes.Structure):
     _fields_ = (
         *(("rows", _LONG), ("rotated_half", _LONG), ("cosines", _POINTER), ("sines", _POINTER)),
         *(("spans", _POINTER), ("num_spans", _LONG)),
-        *(("runs", _POINTER), ("num_runs", _LONG), ("run_bytes", _LONG), ("keys", _POINTER), ("values", _POINTER)),
+        *(("runs", _POINTER), ("num_runs", _LONG), ("keys", _POINTER), ("values", _POINTER)),
         *(("slots", _POINTER), ("places", _POINTER), ("arena_length", _LONG)),
     )
 
@@ -143,14 +143,13 @@ class CompiledLayers:
             num_spans=len(past.spans),
             runs=runs.ctypes.data,
             num_runs=runs.shape[1],
-            run_bytes=runs.strides[1],
             keys=keys.ctypes.data,
             values=values.ctypes.data,
             slots=past.slots_S.data_ptr(),
             places=past.places_S.data_ptr(),
             arena_length=past.arena_keys[0].shape[2],
         )
-        room = room_like(hidden_SH, in_sixteens(rows) * self._row_floats + 16 * _LINE)
+        room = room_like(hidden_SH, in_sixteens(rows) * self._row_floats + _ROUNDING)
         self._native.groat_decode(
             *(ctypes.addressof(self._layers), ctypes.addressof(self._shape), ctypes.addressof(step)),
             *(hidden_SH.data_ptr(), room.data_ptr(), torch.get_num_threads()),

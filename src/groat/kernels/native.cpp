@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "int8.h"
+#include "kernels.h"
 #include "vectors.h"
 
 #if defined(__AVX2__)

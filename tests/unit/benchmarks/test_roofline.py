@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 from known_specs import SMOLLM2_135M
+from tiny_decoders import sample_of, tiny_spec
 
 from benchmarks.groat_side import learning_of
 from benchmarks.rates import Rates, best_of
@@ -21,28 +22,18 @@ from benchmarks.roofline import (
 )
 from benchmarks.shares import shares
 from benchmarks.work import W1
-from groat.model.spec import ModelSpec
 from groat.model.storage import Storage
-from groat.types import Completion, FinishReason, Problem, Prompt, Sample
 
-SPEC = ModelSpec(
-    family="llama",
-    num_layers=2,
+SPEC = tiny_spec(
     hidden_size=4,
     intermediate_size=8,
     num_heads=2,
     num_kv_heads=1,
     head_dim=2,
     vocab_size=10,
-    norm_epsilon=1e-6,
-    rope_theta=1e4,
-    rope_scaling=None,
     tied_head=True,
     qkv_bias=False,
-    output_bias=False,
-    mlp_bias=False,
     qk_norm=False,
-    max_context=64,
 )
 POLICY = Policy(spec=SPEC, storage=Storage(), compute="f32", rank=1)
 # A layer has qkv [8, 4], output [4, 4], gate and up [16, 4] and down [4, 8]: 32 + 16 + 64 + 32 = 144 weights.
@@ -127,23 +118,10 @@ def test_the_best_of_rates_takes_each_at_its_best():
 
 
 def test_what_is_learned_counts_shared_tokens_once():
-    prompt = Prompt(problem=Problem(id="0", prompt=""), token_ids=(1, 2, 3, 4, 5))
-    first, second = sample(prompt, (6, 7, 8)), sample(prompt, (9, 9, 9, 9))
+    prompt = (1, 2, 3, 4, 5)
+    first, second = sample_of(prompt, (6, 7, 8)), sample_of(prompt, (9, 9, 9, 9))
     # The last token of each predicts nothing: 5 + 2 + 3 tokens. They attend to 1 + ... + 5, 6 + 7, and 6 + 7 + 8.
     assert learning_of([first, second]) == Learning(tokens=10, attended=15 + 13 + 21, targets=7)
-
-
-def sample(prompt: Prompt, token_ids: tuple[int, ...]) -> Sample:
-    zeros = (0.0,) * len(token_ids)
-    completion = Completion(
-        token_ids=token_ids,
-        sampler_logprobs=zeros,
-        policy_logprobs=zeros,
-        text="",
-        finish_reason=FinishReason.LENGTH,
-        policy_version=0,
-    )
-    return Sample(prompt=prompt, completion=completion, advantages=zeros)
 
 
 def test_w1_of_smollm2_comes_to_what_the_journal_says():

@@ -3,11 +3,12 @@
 from dataclasses import replace
 
 import pytest
+from tiny_decoders import sample_of
 
 from groat.batching import pack
 from groat.config.tree import EvaluationConfig, RunConfig, SamplingConfig, TrainingConfig
 from groat.memory.workload import Workload
-from groat.types import Completion, FinishReason, Problem, Prompt, Sample
+from groat.types import Sample
 
 CONFIG = RunConfig(
     sampling=SamplingConfig(num_generations=4, max_completion_length=10),
@@ -22,19 +23,9 @@ def full_length_samples(work: Workload) -> list[Sample]:
     samples: list[Sample] = []
     for group in range(work.num_prompts):
         own = tuple(100 + 10 * group + i for i in range(work.prompt - work.shared_prompt))
-        prompt = Prompt(problem=Problem(id=str(group), prompt=""), token_ids=(*range(work.shared_prompt), *own))
+        prompt = (*range(work.shared_prompt), *own)
         for number in range(work.num_generations):
-            token_ids = tuple(300 + 20 * number + i for i in range(work.completion))
-            zeros = (0.0,) * work.completion
-            completion = Completion(
-                token_ids=token_ids,
-                sampler_logprobs=zeros,
-                policy_logprobs=zeros,
-                text="",
-                finish_reason=FinishReason.LENGTH,
-                policy_version=0,
-            )
-            samples.append(Sample(prompt=prompt, completion=completion, advantages=zeros))
+            samples.append(sample_of(prompt, (300 + 20 * number + i for i in range(work.completion))))
     return samples
 
 

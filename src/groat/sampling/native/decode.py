@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 
@@ -16,8 +17,19 @@ from groat.sampling.native.attention import LiveRow, decode_attention, decode_pa
 from groat.sampling.native.cache import SuffixArena
 from groat.sampling.native.prefill import Prefixes
 
-Decode = Callable[[torch.Tensor, torch.Tensor, Prefixes, SuffixArena, Sequence[LiveRow]], torch.Tensor]
-"""(token ids [S], positions [S], prompts, arena, rows) -> the residual stream [S, H]; remembers keys and values."""
+
+class Newest(NamedTuple):
+    """The newest token of every live sequence, and where the tokens before it are."""
+
+    token_ids_S: torch.Tensor
+    positions_S: torch.Tensor
+    prefixes: Prefixes
+    arena: SuffixArena
+    live: Sequence[LiveRow]
+
+
+Decode = Callable[[Newest], torch.Tensor]
+"""The residual stream [S, H] after the last layer; remembers the tokens' keys and values."""
 
 
 def decode_with(decoder: Decoder, adapter: Adapter | None) -> Decode:
@@ -33,14 +45,9 @@ def decode_with(decoder: Decoder, adapter: Adapter | None) -> Decode:
 def decode_layer_by_layer(decoder: Decoder, adapter: Adapter | None) -> Decode:
     """Through the decoder's own forward, on any device."""
 
-    def decode(
-        token_ids: torch.Tensor,
-        positions: torch.Tensor,
-        prefixes: Prefixes,
-        arena: SuffixArena,
-        live: Sequence[LiveRow],
-    ) -> torch.Tensor:
-        return decoder.hidden(token_ids, positions, decode_attention(prefixes, arena, live), adapter)
+    def decode(newest: Newest) -> torch.Tensor:
+        attention = decode_attention(newest.prefixes, newest.arena, newest.live)
+        return decoder.hidden(newest.token_ids_S, newest.positions_S, attention, adapter)
 
     return decode
 
@@ -56,15 +63,10 @@ def _compiled(decoder: Decoder, adapter: Adapter | None, layers: Sequence[Decode
     )
     compiled = CompiledLayers(layers, shape)
 
-    def decode(
-        token_ids: torch.Tensor,
-        positions: torch.Tensor,
-        prefixes: Prefixes,
-        arena: SuffixArena,
-        live: Sequence[LiveRow],
-    ) -> torch.Tensor:
-        turns = rotation(spec, positions, weights.dtype)
-        return compiled.decode(rows_of(weights.embedding_VH, token_ids), turns, decode_past(prefixes, arena, live))
+    def decode(newest: Newest) -> torch.Tensor:
+        hidden_SH = rows_of(weights.embedding_VH, newest.token_ids_S)
+        turns = rotation(spec, newest.positions_S, weights.dtype)
+        return compiled.decode(hidden_SH, turns, decode_past(newest.prefixes, newest.arena, newest.live))
 
     return decode
 

@@ -21,7 +21,7 @@ from groat.model.tokenizer import Tokenizer
 from groat.sampling.base import Progress, SamplingParams, no_progress
 from groat.sampling.native.attention import LiveRow
 from groat.sampling.native.cache import SuffixArena
-from groat.sampling.native.decode import decode_with
+from groat.sampling.native.decode import Newest, decode_with
 from groat.sampling.native.draw import Barred, draw
 from groat.sampling.native.prefill import Prefixes
 from groat.types import Completion, FinishReason, Group, Prompt, UserError
@@ -143,7 +143,7 @@ class _Rollout:
         self._kv_bytes = kv_bytes(decoder.spec)
         self._num_advances = 0
         self._prefixes = prefixes
-        self._decode_rows = decode_with(decoder, adapter)
+        self._decode_newest = decode_with(decoder, adapter)
         self._arena = SuffixArena(decoder.spec, params.max_completion_length, decoder.weights.dtype)
         self._waiting = [
             _Sequence(prompt=prompt, index=index, uniforms=_uniforms(seeds[prompt], index, params))
@@ -279,7 +279,7 @@ class _Rollout:
         rows = [self._live_row(sequence) for sequence in self._live]
         token_ids = torch.tensor([sequence.token_ids[-1] for sequence in self._live])
         positions = torch.tensor([len(self._prompts[s.prompt].token_ids) + len(s.token_ids) - 1 for s in self._live])
-        return self._decode_rows(token_ids, positions, self._prefixes, self._arena, rows)
+        return self._decode_newest(Newest(token_ids, positions, self._prefixes, self._arena, rows))
 
     def _live_row(self, sequence: _Sequence) -> LiveRow:
         assert sequence.slot is not None

@@ -1,0 +1,39 @@
+// The kernels that others call from C++ too: all parts of a decoder layer. Whoever defines or calls them includes this, so
+// that the compiler compares both.
+
+#pragma once
+
+#include <cstdint>
+
+extern "C" {
+
+struct MatrixView;  // native.cpp
+
+// Keys and values one behind the other: [count, kv heads, head size] with a token's stride, a head's stride, in floats.
+struct Run {
+  int64_t count, token_stride, head_stride;
+  const float *keys, *values;
+};
+
+// Rows of tokens that follow one another; the runs of their path, in order, end with the last of them.
+struct Span {
+  int64_t first_row, rows, position;  // of the first row in its path
+  int64_t first_run, runs;
+};
+
+void groat_product(const MatrixView* view, int transposed, const float* left, long left_stride, float* out,
+                   long out_stride, long rows, const float* bias, void* scratch, int threads);
+void groat_adapted_product(const MatrixView* view, const float* x, long x_stride, float* out, long rows,
+                           const float* bias, const float* a, float* down, const float* const* bs,
+                           const int64_t* sizes, long parts, long rank, float alpha, void* scratch, int threads);
+void groat_rms_norm(const float* x, long stride, const float* weight, float epsilon, float* out, long out_stride,
+                    float* inverse, long rows, long size, int threads);
+void groat_swiglu(const float* gate_up, float* out, long rows, long size, int threads);
+void groat_rotate(const float* x, long stride, const float* cosines, const float* sines, float sign, float* out,
+                  long rows, long heads, long size, long half, int threads);
+void groat_attend(const float* queries, float* out, float* lse, const Span* spans, long num_spans, const Run* runs,
+                  long rows, long heads, long kv_heads, long size, int threads);
+void groat_remember(const float* keys, const float* values, float* arena_keys, float* arena_values,
+                    const int64_t* slots, const int64_t* lengths, long rows, long kv_heads, long length, long size);
+
+}  // extern "C"
