@@ -103,6 +103,21 @@ def tree_spans(nodes: Sequence[Node], own: Runs, before: Mapping[int, Sequence[R
     return np.array(spans, np.int64), np.array(runs, np.int64)
 
 
+def tree_places(nodes: Sequence[Node]) -> tuple[np.ndarray, np.ndarray]:
+    """The spans of `tree_spans`, where nothing comes before the roots, and of each run its first token and their number."""
+    spans: list[tuple[int, ...]] = []
+    runs: list[tuple[int, int]] = []
+    path: list[Node] = []  # those above
+    for node in nodes:
+        while path and path[-1].subtree_end <= node.start:
+            path.pop()
+        position = sum(above.end - above.start for above in path)
+        path.append(node)
+        spans.append((node.start, node.end - node.start, position, len(runs), len(path)))
+        runs.extend((one.start, one.end - one.start) for one in path)
+    return np.array(spans, np.int64), np.array(runs, np.int64)
+
+
 def has_native_attention(keys: torch.Tensor) -> bool:
     """Whether keys of this kind can be attended to by `attend_spans`."""
     return native_for(keys) is not None

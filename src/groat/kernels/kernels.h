@@ -28,11 +28,18 @@ void groat_adapted_product(const MatrixView* view, const float* x, long x_stride
                            const int64_t* sizes, long parts, long rank, float alpha, void* scratch, int threads);
 void groat_rms_norm(const float* x, long stride, const float* weight, float epsilon, float* out, long out_stride,
                     float* inverse, long rows, long size, int threads);
+void groat_rms_norm_backward(const float* grad, const float* x, const float* weight, const float* inverse, float* out,
+                             long rows, long size, int threads);
 void groat_swiglu(const float* gate_up, float* out, long rows, long size, int threads);
+void groat_swiglu_backward(const float* grad, const float* gate_up, float* out, long rows, long size, int threads);
 void groat_rotate(const float* x, long stride, const float* cosines, const float* sines, float sign, float* out,
                   long rows, long heads, long size, long half, int threads);
 void groat_attend(const float* queries, float* out, float* lse, const Span* spans, long num_spans, const Run* runs,
                   long rows, long heads, long kv_heads, long size, int threads);
+void groat_attend_backward(const float* grad, const float* queries, const float* output, const float* lse,
+                           const float* keys, const Span* spans, long num_spans, const Run* runs, float* grad_queries,
+                           float* grad_keys, float* grad_values, long rows, long heads, long kv_heads, long size,
+                           int threads);
 void groat_remember(const float* keys, const float* values, float* arena_keys, float* arena_values,
                     const int64_t* slots, const int64_t* lengths, long rows, long kv_heads, long length, long size);
 

@@ -1,4 +1,5 @@
-"""All layers of a decoder on the newest token of each sequence, in one call of the compiled kernels."""
+"""Decoder layers in single calls of the compiled kernels: on a sampler's newest tokens, and forward and backward on a
+learner's micro-batch."""
 
 from __future__ import annotations
 
@@ -10,15 +11,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from groat.kernels.attend import RUN_FIELDS
+from groat.kernels.attend import RUN_FIELDS, tree_places
 from groat.kernels.matrix import Matrix, view_of
 from groat.kernels.native import native_for
 from groat.kernels.ops import in_sixteens, scratch_floats
 from groat.kernels.rooms import room_like
+from groat.trees import Node
 
 _POINTER, _LONG, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
-_ROUNDING = 16 * 16
-"""Numbers that the kernel's pieces of memory, less than 16 of them, lose by beginning where a cache line of 16 does."""
+_ROUNDING = 32 * 16
+"""Numbers that the kernel's pieces of memory, less than 32 of them, lose by beginning where a cache line of 16 does."""
 
 
 class AdaptedLinear(NamedTuple):
@@ -88,17 +90,54 @@ class _Layer(ctypes.Structure):
 
 class _Shape(ctypes.Structure):
     _fields_ = (
-        *((name, _LONG) for name in ("layers", "hidden", "inner", "heads", "kv_heads", "head_size")),
+        *((name, _LONG) for name in ("hidden", "inner", "heads", "kv_heads", "head_size")),
         *((name, _FLOAT) for name in ("epsilon", "adapter_scale")),
     )
 
 
-class _Step(ctypes.Structure):
+class _Tokens(ctypes.Structure):
     _fields_ = (
         *(("rows", _LONG), ("rotated_half", _LONG), ("cosines", _POINTER), ("sines", _POINTER)),
         *(("spans", _POINTER), ("num_spans", _LONG)),
+    )
+
+
+class _Past(ctypes.Structure):
+    _fields_ = (
         *(("runs", _POINTER), ("num_runs", _LONG), ("keys", _POINTER), ("values", _POINTER)),
         *(("slots", _POINTER), ("places", _POINTER), ("arena_length", _LONG)),
+    )
+
+
+Turns = tuple[torch.Tensor, torch.Tensor]
+"""Cosines and sines [T, 1, E] of the tokens' positions."""
+
+
+class TreeTokens:
+    """The tokens of a micro-batch: their positions, and the trees by which they attend to one another."""
+
+    def __init__(self, turns: Turns, nodes: Sequence[Node]) -> None:
+        spans, self._runs = tree_places(nodes)
+        self._kept = (*turns, spans)
+        self._tokens = _tokens(turns, spans)
+
+    def __len__(self) -> int:
+        return int(self._tokens.rows)
+
+    def arguments(self) -> tuple[int, int, int]:
+        """As the kernels take them."""
+        return ctypes.addressof(self._tokens), self._runs.ctypes.data, len(self._runs)
+
+
+def _tokens(turns: Turns, spans: np.ndarray) -> _Tokens:
+    cosines, sines = turns
+    return _Tokens(
+        rows=len(cosines),
+        rotated_half=cosines.shape[-1],
+        cosines=cosines.data_ptr(),
+        sines=sines.data_ptr(),
+        spans=spans.ctypes.data,
+        num_spans=len(spans),
     )
 
 
@@ -111,9 +150,9 @@ class CompiledLayers:
         self._native = native
         self._kept: list[Any] = []
         """What the kernel is told the place of."""
+        self._trained = [_trained(layer) for layer in layers]
         self._layers = (_Layer * len(layers))(*(self._layer(layer) for layer in layers))
         self._shape = _Shape(
-            layers=len(layers),
             hidden=len(layers[0].input_norm_H),
             inner=layers[0].down.weight_NK.shape[1],
             heads=shape.num_heads,
@@ -122,25 +161,19 @@ class CompiledLayers:
             epsilon=shape.norm_epsilon,
             adapter_scale=shape.adapter_scale,
         )
-        self._row_floats = _row_floats(layers[0], shape)
+        self._sizes = _RowSizes.of(layers[0], shape)
 
-    def decode(self, hidden_SH: torch.Tensor, turns: tuple[torch.Tensor, torch.Tensor], past: Past) -> torch.Tensor:
+    def decode(self, hidden_SH: torch.Tensor, turns: Turns, past: Past) -> torch.Tensor:
         """The residual stream after the last layer, in place of `hidden_SH`; the new keys and values are remembered.
 
-        `turns` are cosines and sines [S, 1, E]. A row's numbers are those of `decoder_layer`, bit for bit.
+        A row's numbers are those of `decoder_layer`, bit for bit.
         """
-        rows = len(hidden_SH)
         runs = np.ascontiguousarray(past.runs)
         assert runs.shape[0] == len(self._layers)
         assert runs.shape[2] == RUN_FIELDS
         keys, values = _addresses(past.arena_keys), _addresses(past.arena_values)
-        step = _Step(
-            rows=rows,
-            rotated_half=turns[0].shape[-1],
-            cosines=turns[0].data_ptr(),
-            sines=turns[1].data_ptr(),
-            spans=past.spans.ctypes.data,
-            num_spans=len(past.spans),
+        tokens = _tokens(turns, past.spans)
+        step = _Past(
             runs=runs.ctypes.data,
             num_runs=runs.shape[1],
             keys=keys.ctypes.data,
@@ -149,12 +182,56 @@ class CompiledLayers:
             places=past.places_S.data_ptr(),
             arena_length=past.arena_keys[0].shape[2],
         )
-        room = room_like(hidden_SH, in_sixteens(rows) * self._row_floats + _ROUNDING)
+        room = self._room(hidden_SH, self._sizes.kept + self._sizes.forward)
         self._native.groat_decode(
-            *(ctypes.addressof(self._layers), ctypes.addressof(self._shape), ctypes.addressof(step)),
+            *(ctypes.addressof(self._layers), len(self._layers), ctypes.addressof(self._shape)),
+            *(ctypes.addressof(tokens), ctypes.addressof(step)),
             *(hidden_SH.data_ptr(), room.data_ptr(), torch.get_num_threads()),
         )
         return hidden_SH
+
+    def forward(self, index: int, input_TH: torch.Tensor, tokens: TreeTokens) -> tuple[torch.Tensor, torch.Tensor]:
+        """The residual stream [T, H] after layer `index`, and what its backward needs of it beside the input.
+
+        A row's numbers are those of `decoder_layer`, bit for bit.
+        """
+        output_TH, kept = room_like(input_TH, *input_TH.shape), self._room(input_TH, self._sizes.kept)
+        room = self._room(input_TH, self._sizes.forward)
+        self._native.groat_layer_forward(
+            *(self._address(index), ctypes.addressof(self._shape), *tokens.arguments()),
+            *(input_TH.data_ptr(), output_TH.data_ptr(), kept.data_ptr(), room.data_ptr(), torch.get_num_threads()),
+        )
+        return output_TH, kept
+
+    def backward(
+        self,
+        index: int,
+        input_TH: torch.Tensor,
+        kept: torch.Tensor,
+        grad_TH: torch.Tensor,
+        tokens: TreeTokens,
+        *,
+        needs_input_grad: bool,
+    ) -> tuple[torch.Tensor | None, list[torch.Tensor]]:
+        """The gradients of the input and of the adapter: of qkv, output, gate_up and down the A and the B's."""
+        grad_TH = grad_TH.contiguous()
+        grad_input_TH = room_like(input_TH, *input_TH.shape) if needs_input_grad else None
+        grads = [torch.empty_like(tensor) for tensor in self._trained[index]]
+        addresses = _addresses(grads)
+        room = self._room(input_TH, self._sizes.backward)
+        self._native.groat_layer_backward(
+            *(self._address(index), ctypes.addressof(self._shape), *tokens.arguments()),
+            *(input_TH.data_ptr(), kept.data_ptr(), grad_TH.data_ptr()),
+            *(None if grad_input_TH is None else grad_input_TH.data_ptr(), addresses.ctypes.data),
+            *(room.data_ptr(), torch.get_num_threads()),
+        )
+        return grad_input_TH, grads
+
+    def _address(self, index: int) -> int:
+        return ctypes.addressof(self._layers[index])
+
+    def _room(self, like: torch.Tensor, row_floats: int) -> torch.Tensor:
+        return room_like(like, in_sixteens(len(like)) * row_floats + _ROUNDING)
 
     def _layer(self, layer: DecoderLayer) -> _Layer:
         self._kept.append(layer)
@@ -188,6 +265,12 @@ class CompiledLayers:
         )
 
 
+def _trained(layer: DecoderLayer) -> list[torch.Tensor]:
+    """The adapter's tensors, in the order of their gradients."""
+    linears = (layer.qkv, layer.output, layer.gate_up, layer.down)
+    return [tensor for linear in linears if linear.a_RK is not None for tensor in (linear.a_RK, *linear.bs_NR)]
+
+
 def can_compile(layers: Sequence[DecoderLayer]) -> bool:
     """Whether the compiled kernels are there, and made for all that these layers compute with."""
     linears = [linear for layer in layers for linear in (layer.qkv, layer.output, layer.gate_up, layer.down)]
@@ -196,15 +279,35 @@ def can_compile(layers: Sequence[DecoderLayer]) -> bool:
     return native_for(*tensors) is not None and all(view_of(linear.weight_NK) is not None for linear in linears)
 
 
-def _row_floats(layer: DecoderLayer, shape: DecoderShape) -> int:
-    """Numbers per row that the kernel needs beside the residual stream."""
-    hidden, inner = len(layer.input_norm_H), layer.down.weight_NK.shape[1]
-    queries, keys = shape.num_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
-    linears = (layer.qkv, layer.output, layer.gate_up, layer.down)
-    downs = max(0 if linear.a_RK is None else len(linear.a_RK) for linear in linears)
-    scratch = max(scratch_floats(linear.weight_NK) for linear in linears)
-    attention = 2 * (queries + 2 * keys) + queries
-    return 2 * hidden + shape.num_heads + max(attention, 3 * inner) + downs + scratch
+class _RowSizes(NamedTuple):
+    """Numbers per row."""
+
+    kept: int
+    """What backward needs of a layer, beside its input."""
+    forward: int
+    """What a layer takes beside that."""
+    backward: int
+
+    @classmethod
+    def of(cls, layer: DecoderLayer, shape: DecoderShape) -> _RowSizes:
+        hidden, inner = len(layer.input_norm_H), layer.down.weight_NK.shape[1]
+        queries, keys = shape.num_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
+        linears = (layer.qkv, layer.output, layer.gate_up, layer.down)
+        downs = [0 if linear.a_RK is None else len(linear.a_RK) for linear in linears]
+        plain = (queries if layer.query_norm_D is not None else 0) + (keys if layer.key_norm_D is not None else 0)
+        inverses = shape.num_heads + shape.num_kv_heads
+        heads = queries + 2 * keys
+        return cls(
+            kept=2 * (queries + keys) + shape.num_heads + hidden + 2 * inner + plain + sum(downs),
+            forward=max(heads + hidden + plain, hidden + inner)
+            + inverses
+            + max(scratch_floats(linear.weight_NK) for linear in linears),
+            backward=(hidden + queries)
+            + max(4 * inner, 2 * inner + 2 * hidden, 2 * heads + queries + plain, heads + 2 * hidden)
+            + inverses
+            + max(downs)
+            + max(scratch_floats(linear.weight_NK, straight=True) for linear in linears),
+        )
 
 
 def _addresses(tensors: Sequence[torch.Tensor]) -> np.ndarray:

@@ -81,10 +81,10 @@ def _row_scratch(view: MatrixView, inner: int) -> int:
     return 18 * inner_blocks + BLOCK * column_blocks
 
 
-def scratch_floats(weight_NK: Matrix) -> int:
-    """Numbers per row that a compiled product x W' needs beside its result."""
+def scratch_floats(weight_NK: Matrix, *, straight: bool = False) -> int:
+    """Numbers per row that a compiled product x W', or a straight one, needs beside its result."""
     view = view_of(weight_NK)
-    return 0 if view is None else _row_scratch(view, weight_NK.shape[1])
+    return 0 if view is None else _row_scratch(view, weight_NK.shape[0 if straight else 1])
 
 
 class Adapted(NamedTuple):

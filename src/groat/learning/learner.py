@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,11 +15,9 @@ from groat.learning.logprobs import chunked_logprobs
 from groat.learning.optimizer import build_optimizer, learning_rate
 from groat.memory.guard import Guard
 from groat.memory.phases import LearnCost
-from groat.model.attention import tree_attention
 from groat.model.decoder import Decoder
 from groat.model.lora import Adapter
 from groat.model.recompute import Recompute
-from groat.trees import Node
 from groat.types import Completion, FinishReason, Group, Problem, Prompt, Sample
 
 Progress = Callable[[int], None]
@@ -202,16 +199,15 @@ class Learner:
         return torch.nn.utils.clip_grad_norm_(self._parameters, limit).item()
 
     def _forward(self, microbatch: MicroBatch, adapter: Adapter | None) -> Forward:
-        attend = functools.partial(_attend, nodes=microbatch.nodes)
-        hidden_TH = self._decoder.hidden(
+        hidden_TH = self._decoder.hidden_of_trees(
             microbatch.token_ids_T,
             microbatch.positions_T,
-            attend,
+            microbatch.nodes,
             adapter,
             recompute=self._plan.recompute if torch.is_grad_enabled() else None,
         )
         logprobs_N, entropy_N = chunked_logprobs(
-            self._decoder.final_norm(hidden_TH[microbatch.predictor_N]),
+            self._decoder.final_norm(hidden_TH.index_select(0, microbatch.predictor_N)),
             self._decoder.weights.head_VH,
             microbatch.targets.token_ids_N,
             self._temperature,
@@ -271,10 +267,3 @@ def _longest_samples(prompt_tokens: int, completion_tokens: int, tokens: int, vo
 
     count = max(1, (tokens - prompt_tokens) // completion_tokens)
     return [sample(number) for number in range(count)]
-
-
-def _attend(
-    layer: int, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, *, nodes: Sequence[Node]
-) -> torch.Tensor:
-    del layer
-    return tree_attention(queries, keys, values, nodes)

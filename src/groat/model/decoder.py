@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
 
+from groat.kernels.layers import TreeTokens
 from groat.kernels.matrix import rows_of
+from groat.model.attention import tree_attention
+from groat.model.compiled import compiled_layers, through_layers
 from groat.model.layers import Prepare, linear, rms_norm, rotate, rotation, swiglu
 from groat.model.lora import Adapter, LayerAdapter, LoraPair
 from groat.model.recompute import Recompute
 from groat.model.recomputed import recomputed
 from groat.model.spec import ModelSpec
 from groat.model.weights import LayerWeights, Linear, Weights
+from groat.trees import Node
 
 Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 """(layer, queries [T, A, D], keys [T, K, D], values [T, K, D]) -> attention output [T, A, D]."""
@@ -42,8 +46,39 @@ class Decoder:
         With `recompute`, only the input of some layers at a time is kept, and they are computed again in backward.
         """
         turns = rotation(self.spec, positions_T, self.weights.dtype)
-        hidden_TH = rows_of(self.weights.embedding_VH, token_ids_T)
         run = partial(self._layers, adapter=adapter, turns=turns, attend=attend)
+        return self._through(run, rows_of(self.weights.embedding_VH, token_ids_T), adapter, recompute)
+
+    def hidden_of_trees(
+        self,
+        token_ids_T: torch.Tensor,
+        positions_T: torch.Tensor,
+        nodes: Sequence[Node],
+        adapter: Adapter | None,
+        *,
+        recompute: Recompute | None = None,
+    ) -> torch.Tensor:
+        """`hidden`, every token attending over its ancestors and itself: a layer in one call where it is compiled."""
+        compiled = compiled_layers(self.spec, self.weights, adapter)
+        if compiled is None or not nodes:
+            attend = partial(_attend_trees, nodes=nodes)
+            return self.hidden(token_ids_T, positions_T, attend, adapter, recompute=recompute)
+        tokens = TreeTokens(rotation(self.spec, positions_T, self.weights.dtype), nodes)
+        run = partial(through_layers, compiled=compiled, adapter=adapter, tokens=tokens)
+        return self._through(run, rows_of(self.weights.embedding_VH, token_ids_T), adapter, recompute)
+
+    def final_norm(self, hidden_XH: torch.Tensor) -> torch.Tensor:
+        """What the head reads."""
+        return rms_norm(hidden_XH, self.weights.final_norm_H, self.spec.norm_epsilon)
+
+    def _through(
+        self,
+        run: Callable[[torch.Tensor, range], torch.Tensor],
+        hidden_TH: torch.Tensor,
+        adapter: Adapter | None,
+        recompute: Recompute | None,
+    ) -> torch.Tensor:
+        """All layers by `run`, some at a time with `recompute`."""
         if recompute is None or adapter is None:
             return run(hidden_TH, range(self.spec.num_layers))
         for first in range(0, self.spec.num_layers, recompute.every):
@@ -51,10 +86,6 @@ class Decoder:
             trained = [tensor for index in some for tensor in adapter.layers[index].tensors()]
             hidden_TH = recomputed(partial(run, layers=some), hidden_TH, trained, recompute.saved_inputs)
         return hidden_TH
-
-    def final_norm(self, hidden_XH: torch.Tensor) -> torch.Tensor:
-        """What the head reads."""
-        return rms_norm(hidden_XH, self.weights.final_norm_H, self.spec.norm_epsilon)
 
     def _layers(
         self,
@@ -113,3 +144,10 @@ def _qkv(
         keys = rms_norm(keys, layer.key_norm_D, spec.norm_epsilon)
     # A copy of the values, so that what attention saves does not hold all of qkv.
     return queries, keys, values.contiguous()
+
+
+def _attend_trees(
+    layer: int, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, *, nodes: Sequence[Node]
+) -> torch.Tensor:
+    del layer
+    return tree_attention(queries, keys, values, nodes)
