@@ -48,7 +48,7 @@ inline std::vector<Task> tasks_of(const Span* spans, long num_spans, const Shape
 class Room {
  public:
   explicit Room(long lines) : lines(lines) {}
-  static long lines_of(long floats) { return (floats + LINE - 1) / LINE; }
+  static long lines_of(long floats) { return CacheLine::holding(floats); }
   void clear() { used = 0; }
   float* take(long floats) {
     float* taken = lines.data()[used].floats;
@@ -57,11 +57,7 @@ class Room {
   }
 
  private:
-  static constexpr long LINE = 16;
-  struct alignas(64) Line {
-    float floats[LINE];
-  };
-  std::vector<Line> lines;
+  std::vector<CacheLine> lines;
   long used = 0;
 };
 

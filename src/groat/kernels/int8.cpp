@@ -6,6 +6,7 @@
 
 #if defined(MULTIPLIES_IN_INT8)
 #include "adapter.h"
+#include "bfloat16.h"
 #include "vnni.h"
 
 namespace {
@@ -99,9 +100,19 @@ void int8_product(const Int8Tiles& weights, const float* x, long x_stride, long 
   }
 }
 
+bool has_bfloat16_tiles() { return multiplies_in_bfloat16(); }
+
 void int8_straight_product(const Int8Tiles& weights, const float* grad, long grad_stride, long inputs, float* out,
-                           long out_stride, long rows, void* scratch, int threads) {
+                           long out_stride, long rows, const AdapterBackward* adapter, void* scratch, int threads) {
   const long blocks = blocks_of(weights.outputs), width = weights.blocks * BLOCK;
+#if defined(MULTIPLIES_IN_BFLOAT16)
+  if (multiplies_in_bfloat16()) {
+    float *turned = static_cast<float*>(scratch), *rest = turned + sixteens_of(rows) * SIXTEEN * width;
+    adapted_product_in_halves(Columns{weights}, grad, grad_stride, turned, width, rows, width, adapter, true, rest, threads);
+    turn_back(turned, weights.blocks, out, out_stride, rows, inputs, threads);
+    return;
+  }
+#endif
   const RoundedRows left(scratch, rows, blocks);
   float* turned = left.end(rows);
   round_rows(grad, grad_stride, rows, weights.outputs, Order::TURNED, left, threads);
@@ -115,7 +126,9 @@ extern "C" int groat_multiplies_in_int8() { return 1; }
 
 void int8_product(const Int8Tiles&, const float*, long, long, float*, long, long, const float*, const Adapter*, void*,
                   int) {}
-void int8_straight_product(const Int8Tiles&, const float*, long, long, float*, long, long, void*, int) {}
+void int8_straight_product(const Int8Tiles&, const float*, long, long, float*, long, long, const AdapterBackward*, void*,
+                           int) {}
+bool has_bfloat16_tiles() { return false; }
 
 extern "C" int groat_multiplies_in_int8() { return 0; }
 

@@ -108,16 +108,31 @@ struct Adapter {
   float alpha;
 };
 
+// The way back through it: grad_down = alpha g B_p for each part, and grad_down A is added to the input's gradient.
+struct AdapterBackward {
+  const float* a;  // [parts * rank, inputs]
+  const float* const* bs;
+  const int64_t* sizes;
+  long parts, rank, inputs;
+  float alpha;
+  float* grad_down;  // [rows, parts * rank]
+};
+
 // out[rows, outputs] = x W' (+ bias) (+ adapter), in int8: each row's blocks are turned and rounded by a scale of their
 // own. A row does not depend on the others. `scratch`, aligned to 64 bytes: ROUNDED_BYTES for each block of whole
 // sixteens of rows.
 void int8_product(const Int8Tiles& weights, const float* x, long x_stride, long inputs, float* out, long out_stride,
                   long rows, const float* bias, const Adapter* adapter, void* scratch, int threads);
 
-// out[rows, inputs] = g W, in int8: both sides rounded along the outputs, W a few tiles at a time. A row does not depend
-// on the others. `scratch`: likewise for each block of outputs, and the turned result in fp32.
+// Whether gradients are computed in bf16 rather than in int8; an adapter's are only then.
+bool has_bfloat16_tiles();
+
+// out[rows, inputs] = g W (+ the adapter's part): in bf16 where there are tiles for it, or else in int8, both sides rounded
+// along the outputs. W is turned into that a few tiles at a time. A row does not depend on the others. `scratch`: as for the
+// other product, for each block of outputs, or 512 numbers; the turned result in fp32; and for each part of an adapter its
+// rank in whole 32s.
 void int8_straight_product(const Int8Tiles& weights, const float* grad, long grad_stride, long inputs, float* out,
-                           long out_stride, long rows, void* scratch, int threads);
+                           long out_stride, long rows, const AdapterBackward* adapter, void* scratch, int threads);
 
 // Weights in NF4, as bitsandbytes stores them; each row has whole blocks.
 struct NF4Rows {
@@ -141,4 +156,4 @@ struct NF4Rows {
 void nf4_product(const NF4Rows& weights, const float* x, long x_stride, float* out, long out_stride, long rows,
                  const float* bias, const Adapter* adapter, void* scratch, int threads);
 void nf4_straight_product(const NF4Rows& weights, const float* grad, long grad_stride, float* out, long out_stride,
-                          long rows, void* scratch, int threads);
+                          long rows, const AdapterBackward* adapter, void* scratch, int threads);

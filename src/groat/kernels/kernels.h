@@ -7,7 +7,20 @@
 
 extern "C" {
 
-struct MatrixView;  // native.cpp
+// A frozen matrix as Python hands it over; the fields are those of MatrixView in native.py.
+struct MatrixView {
+  int32_t kind;     // 0 fp32, 1 bf16, 2 int8 in tiles, 3 nf4, 4 fp32 in tiles, 5 int8 by rows
+  int32_t compute;  // 0 in fp32, 1 in int8
+  int32_t block;
+  int64_t rows, columns;
+  const void* values;
+  const float* scales;  // nf4: per block, or null; int8: bf16 per block
+  const uint8_t* scale_codes;
+  const float* scale_map;
+  const float* scale_scales;
+  const float* scale_offsets;
+  const float* code;
+};
 
 // Keys and values one behind the other: [count, kv heads, head size] with a token's stride, a head's stride, in floats.
 struct Run {
@@ -26,6 +39,10 @@ void groat_product(const MatrixView* view, int transposed, const float* left, lo
 void groat_adapted_product(const MatrixView* view, const float* x, long x_stride, float* out, long rows,
                            const float* bias, const float* a, float* down, const float* const* bs,
                            const int64_t* sizes, long parts, long rank, float alpha, void* scratch, int threads);
+void groat_adapted_gradient(const MatrixView* view, const float* grad, const float* x, const float* down, const float* a,
+                            const float* const* bs, const int64_t* sizes, long parts, long rank, float alpha,
+                            float* grad_x, float* grad_down, float* grad_a, float* const* grad_bs, long rows,
+                            void* scratch, int threads);
 void groat_rms_norm(const float* x, long stride, const float* weight, float epsilon, float* out, long out_stride,
                     float* inverse, long rows, long size, int threads);
 void groat_rms_norm_backward(const float* grad, const float* x, const float* weight, const float* inverse, float* out,
@@ -44,3 +61,12 @@ void groat_remember(const float* keys, const float* values, float* arena_keys, f
                     const int64_t* slots, const int64_t* lengths, long rows, long kv_heads, long length, long size);
 
 }  // extern "C"
+
+struct AdapterBackward;
+
+// Whether the gradients of products with this matrix are computed in bf16 rather than in int8 or fp32.
+bool gradients_are_in_bfloat16(const MatrixView& view);
+
+// For such a matrix: out = g W and what the adapter adds to it (int8.h); rows are unbroken.
+void straight_product_with_adapter(const MatrixView& view, const float* grad, float* out, long rows,
+                                   const AdapterBackward& adapter, void* scratch, int threads);

@@ -14,7 +14,7 @@ import torch
 from groat.kernels.attend import RUN_FIELDS, tree_places
 from groat.kernels.matrix import Matrix, view_of
 from groat.kernels.native import native_for
-from groat.kernels.ops import in_sixteens, scratch_floats
+from groat.kernels.ops import gradient_scratch_floats, in_sixteens, scratch_floats
 from groat.kernels.rooms import room_like
 from groat.trees import Node
 
@@ -306,7 +306,7 @@ class _RowSizes(NamedTuple):
             + max(4 * inner, 2 * inner + 2 * hidden, 2 * heads + queries + plain, heads + 2 * hidden)
             + inverses
             + max(downs)
-            + max(scratch_floats(linear.weight_NK, straight=True) for linear in linears),
+            + max(gradient_scratch_floats(linear.weight_NK, linear.bs_NR) for linear in linears),
         )
 
 

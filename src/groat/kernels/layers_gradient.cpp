@@ -1,7 +1,6 @@
 // A decoder layer for a learner: forward that keeps what backward needs, and backward to the layer's input and its adapter.
 
 #include "layers.h"
-#include "outer.h"
 
 #include <vector>
 
@@ -115,21 +114,10 @@ class Backward {
   // The gradient of a linear layer's input [rows, inputs], unless that is null, and of its A and B's.
   void linear(const AdaptedLinear& linear, const float* grad, const float* input, const float* down, float* grad_input,
               float* const* adapter_grads, Room room) const {
-    const long rows = tokens.rows, downs = linear.parts * linear.rank;
-    float* grad_down = room.take(rows * downs);
-    for (long part = 0, first = 0; part < linear.parts; first += linear.sizes[part++]) {
-      const Rows here{grad + first, linear.outputs};
-      const long place = part * linear.rank;
-      multiply_thin(here, {linear.bs[part], linear.rank}, rows, linear.rank, linear.sizes[part], shape.adapter_scale,
-                    {grad_down + place, downs, false}, threads);
-      outer_turned({down + place, downs}, here, rows, linear.rank, linear.sizes[part], shape.adapter_scale,
-                   adapter_grads[1 + part], threads);
-    }
-    outer({grad_down, downs}, {input, linear.inputs}, rows, downs, linear.inputs, adapter_grads[0], threads);
-    if (!grad_input) return;
-    groat_product(linear.weight, 0, grad, linear.outputs, grad_input, linear.inputs, rows, nullptr, room.next, threads);
-    multiply_thin({grad_down, downs}, {linear.a, linear.inputs}, rows, linear.inputs, downs, 1.0f,
-                  {grad_input, linear.inputs, true}, threads);
+    float* grad_down = room.take(tokens.rows * linear.parts * linear.rank);
+    groat_adapted_gradient(linear.weight, grad, input, down, linear.a, linear.bs, linear.sizes, linear.parts, linear.rank,
+                           shape.adapter_scale, grad_input, grad_down, adapter_grads[0], adapter_grads + 1, tokens.rows,
+                           room.next, threads);
   }
 };
 

@@ -424,21 +424,6 @@ void product(const Weights& weights, bool transposed, const float* left, long le
 
 }  // namespace
 
-// A frozen matrix as Python hands it over; the fields are those of MatrixView in native.py.
-struct MatrixView {
-  int32_t kind;     // 0 fp32, 1 bf16, 2 int8 in tiles, 3 nf4, 4 fp32 in tiles, 5 int8 by rows
-  int32_t compute;  // 0 in fp32, 1 in int8
-  int32_t block;
-  int64_t rows, columns;
-  const void* values;
-  const float* scales;  // nf4: per block, or null; int8: bf16 per block
-  const uint8_t* scale_codes;
-  const float* scale_map;
-  const float* scale_scales;
-  const float* scale_offsets;
-  const float* code;
-};
-
 namespace {
 
 template <class Use>
@@ -459,6 +444,11 @@ void with_weights(const MatrixView& view, const Use& use) {
 Int8Tiles int8_tiles(const MatrixView& view) {
   return {static_cast<const uint8_t*>(view.values), reinterpret_cast<const uint16_t*>(view.scales), view.rows,
           blocks_of(view.columns)};
+}
+
+NF4Rows nf4_rows(const MatrixView& view) {
+  return {static_cast<const uint8_t*>(view.values), view.scales, view.scale_codes, view.scale_map, view.scale_scales,
+          view.scale_offsets, view.code, view.rows, view.columns};
 }
 
 // Rows turned block by block, [rows, blocks * BLOCK]: what lies past `columns` counts as zeros.
@@ -491,27 +481,30 @@ bool in_int8(const MatrixView& view) {
   return view.compute == 1 && (view.kind == 2 || (view.kind == 3 && view.columns % BLOCK == 0));
 }
 
+// g W by products in int8, or in bf16.
+void straight_product_of(const MatrixView& view, const float* grad, long grad_stride, float* out, long out_stride,
+                         long rows, const AdapterBackward* adapter, void* scratch, int threads) {
+  if (view.kind == 2)
+    int8_straight_product(int8_tiles(view), grad, grad_stride, view.columns, out, out_stride, rows, adapter, scratch,
+                          threads);
+  else
+    nf4_straight_product(nf4_rows(view), grad, grad_stride, out, out_stride, rows, adapter, scratch, threads);
+}
+
 // An adapter is added by products in int8 alone.
 void product_of(const MatrixView& view, bool transposed, const float* left, long left_stride, float* out,
                 long out_stride, long rows, const Epilogue& end, const Adapter* adapter, void* scratch, int threads) {
   if (!rows) return;
-  if (view.kind == 2) {
-    const Int8Tiles weights = int8_tiles(view);
-    if (in_int8(view) && transposed)
-      return int8_product(weights, left, left_stride, view.columns, out, out_stride, rows, end.bias, adapter, scratch,
-                          threads);
-    if (in_int8(view))
-      return int8_straight_product(weights, left, left_stride, view.columns, out, out_stride, rows, scratch, threads);
-    return product_of(weights, view.columns, transposed, left, left_stride, out, out_stride, rows, end,
+  if (in_int8(view) && !transposed)
+    return straight_product_of(view, left, left_stride, out, out_stride, rows, nullptr, scratch, threads);
+  if (in_int8(view) && view.kind == 2)
+    return int8_product(int8_tiles(view), left, left_stride, view.columns, out, out_stride, rows, end.bias, adapter,
+                        scratch, threads);
+  if (in_int8(view))
+    return nf4_product(nf4_rows(view), left, left_stride, out, out_stride, rows, end.bias, adapter, scratch, threads);
+  if (view.kind == 2)
+    return product_of(int8_tiles(view), view.columns, transposed, left, left_stride, out, out_stride, rows, end,
                       static_cast<float*>(scratch), threads);
-  }
-  if (view.kind == 3 && in_int8(view)) {
-    const NF4Rows weights{static_cast<const uint8_t*>(view.values), view.scales, view.scale_codes, view.scale_map,
-                          view.scale_scales, view.scale_offsets, view.code, view.rows, view.columns};
-    if (transposed)
-      return nf4_product(weights, left, left_stride, out, out_stride, rows, end.bias, adapter, scratch, threads);
-    return nf4_straight_product(weights, left, left_stride, out, out_stride, rows, scratch, threads);
-  }
   const float* tiles = static_cast<const float*>(view.values);
   if (view.kind == 4 && transposed)
     multiply(TiledTransposed{tiles, view.columns}, left, left_stride, out, out_stride, rows, view.rows, view.columns,
@@ -526,6 +519,13 @@ void product_of(const MatrixView& view, bool transposed, const float* left, long
 }
 
 }  // namespace
+
+bool gradients_are_in_bfloat16(const MatrixView& view) { return in_int8(view) && has_bfloat16_tiles(); }
+
+void straight_product_with_adapter(const MatrixView& view, const float* grad, float* out, long rows,
+                                   const AdapterBackward& adapter, void* scratch, int threads) {
+  if (rows) straight_product_of(view, grad, view.rows, out, view.columns, rows, &adapter, scratch, threads);
+}
 
 extern "C" {
 

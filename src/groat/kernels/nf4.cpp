@@ -4,6 +4,7 @@
 
 #if defined(MULTIPLIES_IN_INT8)
 #include "adapter.h"
+#include "bfloat16.h"
 #include "vnni.h"
 
 namespace {
@@ -116,7 +117,12 @@ void nf4_product(const NF4Rows& weights, const float* x, long x_stride, float* o
 }
 
 void nf4_straight_product(const NF4Rows& weights, const float* grad, long grad_stride, float* out, long out_stride,
-                          long rows, void* scratch, int threads) {
+                          long rows, const AdapterBackward* adapter, void* scratch, int threads) {
+#if defined(MULTIPLIES_IN_BFLOAT16)
+  if (multiplies_in_bfloat16())
+    return adapted_product_in_halves(Columns{weights}, grad, grad_stride, out, out_stride, rows, weights.inputs, adapter,
+                                     false, static_cast<float*>(scratch), threads);
+#endif
   const RoundedRows left(scratch, rows, blocks_of(weights.outputs));
   round_rows(grad, grad_stride, rows, weights.outputs, Order::TURNED, left, threads);
   multiply_transposed(Columns{weights}, left, out, out_stride, rows, weights.inputs, threads);
@@ -125,6 +131,6 @@ void nf4_straight_product(const NF4Rows& weights, const float* grad, long grad_s
 #else
 
 void nf4_product(const NF4Rows&, const float*, long, float*, long, long, const float*, const Adapter*, void*, int) {}
-void nf4_straight_product(const NF4Rows&, const float*, long, float*, long, long, void*, int) {}
+void nf4_straight_product(const NF4Rows&, const float*, long, float*, long, long, const AdapterBackward*, void*, int) {}
 
 #endif

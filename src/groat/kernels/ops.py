@@ -16,6 +16,8 @@ from groat.kernels.rooms import room_like
 
 _MANY_ROWS = 512
 """From here on torch's products of plain fp32 matrices are as fast as ours."""
+_ROW_IN_BFLOAT16 = 512
+"""fp32 numbers in whose place the kernels put a row of a gradient, a piece after the other."""
 
 
 def product(
@@ -73,18 +75,24 @@ def in_sixteens(rows: int) -> int:
 
 
 def _row_scratch(view: MatrixView, inner: int) -> int:
-    """Numbers per row: for quantized weights, 18 for each block that is rounded, or 64 if it is turned in fp32; and a
-    turned gradient."""
+    """Numbers per row: for quantized weights, 18 for each block that is rounded or 512 in bf16, or 64 for one that is
+    turned in fp32; and a turned gradient."""
     if view.kind not in (INT8_TILES, NF4_ROWS):
         return 0
     inner_blocks, column_blocks = (-(-size // BLOCK) for size in (inner, int(view.columns)))
-    return 18 * inner_blocks + BLOCK * column_blocks
+    return max(18 * inner_blocks, _ROW_IN_BFLOAT16) + BLOCK * column_blocks
 
 
-def scratch_floats(weight_NK: Matrix, *, straight: bool = False) -> int:
-    """Numbers per row that a compiled product x W', or a straight one, needs beside its result."""
+def scratch_floats(weight_NK: Matrix) -> int:
+    """Numbers per row that a compiled product x W' needs beside its result."""
     view = view_of(weight_NK)
-    return 0 if view is None else _row_scratch(view, weight_NK.shape[0 if straight else 1])
+    return 0 if view is None else _row_scratch(view, weight_NK.shape[1])
+
+
+def gradient_scratch_floats(weight_NK: Matrix, bs_NR: Sequence[torch.Tensor]) -> int:
+    """Numbers per row that the compiled gradients of a layer with its adapter need beside their results."""
+    view = view_of(weight_NK)
+    return 0 if view is None else _row_scratch(view, weight_NK.shape[0]) + sum(-(-b.shape[1] // 32) * 32 for b in bs_NR)
 
 
 class Adapted(NamedTuple):

@@ -62,20 +62,4 @@ void for_each_outer_strip(const Rows& left, const Rows& right, long rows, long h
   }
 }
 
-// out[height, width] = left[rows, height]' right[rows, width].
-inline void outer(const Rows& left, const Rows& right, long rows, long height, long width, float* out, int threads) {
-  for_each_outer_strip(left, right, rows, height, width, [&](long first, long count, const float* sums) {
-    for (long i = 0; i < height; i++) std::copy_n(sums + i * STRIP, count, out + i * width + first);
-  }, threads);
-}
-
-// out[width, height] = alpha right[rows, width]' left[rows, height].
-inline void outer_turned(const Rows& left, const Rows& right, long rows, long height, long width, float alpha, float* out,
-                         int threads) {
-  for_each_outer_strip(left, right, rows, height, width, [&](long first, long count, const float* sums) {
-    for (long column = 0; column < count; column++)
-      for (long i = 0; i < height; i++) out[(first + column) * height + i] = alpha * sums[i * STRIP + column];
-  }, threads);
-}
-
 }  // namespace

@@ -17,6 +17,12 @@ constexpr int LANES = 8;
 constexpr int LANES = 4;
 #endif
 
+// For memory that begins where a line of the cache does.
+struct alignas(64) CacheLine {
+  float floats[16];
+  static long holding(long count) { return (count + 15) / 16; }
+};
+
 typedef float Vec __attribute__((vector_size(LANES * 4)));
 typedef int32_t IntVec __attribute__((vector_size(LANES * 4)));
 typedef float UnalignedVec __attribute__((vector_size(LANES * 4), aligned(4)));
