@@ -5,6 +5,7 @@
 
 #include "amx.h"
 #include "products.h"
+#include "workers.h"
 
 #if defined(__AMX_BF16__) && defined(__AVX512BF16__) && defined(__AMX_INT8__)
 #define MULTIPLIES_IN_BFLOAT16
@@ -165,32 +166,29 @@ template <class Weights>
 void multiply_in_halves(const Weights& weights, const float* grad, long grad_stride, float* out, long out_stride,
                         long rows, long width, const ThinParts& thin, float* scratch, int threads) {
   const long outputs = weights.outputs, tiles = width / TILE_OUTPUTS, thin_tiles = thin.width / TILE_OUTPUTS;
-#pragma omp parallel num_threads(threads)
-  {
+  by_workers(threads, [&](const Worker& worker) {
     const std::unique_ptr<HalfTile> tile(new HalfTile);
     const MatrixTiles matrix_tiles;
     for (long start = 0; start < outputs; start += CHUNK) {
       const long count = std::min(CHUNK, outputs - start), blocks = blocks_of(count);
       // The two halves by turns: who is late still reads the other.
       const HalfRows left{reinterpret_cast<uint16_t*>(scratch + start / CHUNK % 2 * chunk_floats(rows)), 2 * blocks};
-#pragma omp for schedule(static)
-      for (long row = 0; row < rows; row++) left.narrow(row, grad + row * grad_stride + start, count);
-#pragma omp for schedule(static) nowait
-      for (long number = 0; number < tiles; number++) {
+      worker.each(rows, [&](long row) { left.narrow(row, grad + row * grad_stride + start, count); });
+      worker.wait();
+      worker.each(tiles, [&](long number) {
         tile->fill(weights, start, count, number * TILE_OUTPUTS);
         multiply_all_halves(*tile, left, rows, left.steps, start > 0, out + number * TILE_OUTPUTS, out_stride);
-      }
-#pragma omp for schedule(static) nowait
-      for (long number = 0; number < long(thin.parts.size()) * thin_tiles; number++) {
+      });
+      worker.each(long(thin.parts.size()) * thin_tiles, [&](long number) {
         const PlainColumns& part = thin.parts[number / thin_tiles];
         const long column = number % thin_tiles * TILE_OUTPUTS;
-        if (start && (part.begin >= start + count || part.begin + part.outputs <= start)) continue;
+        if (start && (part.begin >= start + count || part.begin + part.outputs <= start)) return;
         tile->fill(part, start, count, column);
         multiply_all_halves(*tile, left, rows, left.steps, start > 0, thin.sums_of(number / thin_tiles) + column,
                             thin.width);
-      }
+      });
     }
-  }
+  });
 }
 
 // out[rows, width] += left[rows, inner] right[inner, width]; the columns of `out` are whole tiles. `scratch` likewise,
@@ -198,22 +196,21 @@ void multiply_in_halves(const Weights& weights, const float* grad, long grad_str
 inline void add_in_halves(const float* left, const PlainColumns& right, float* out, long out_stride, long rows,
                           float* scratch, int threads) {
   const long tiles = (right.inputs + TILE_OUTPUTS - 1) / TILE_OUTPUTS, inner = right.outputs;
-#pragma omp parallel num_threads(threads)
-  {
+  by_workers(threads, [&](const Worker& worker) {
     const std::unique_ptr<HalfTile> tile(new HalfTile);
     const MatrixTiles matrix_tiles;
     for (long start = 0; start < inner; start += CHUNK) {
       const long count = std::min(CHUNK, inner - start);
       const HalfRows here{reinterpret_cast<uint16_t*>(scratch), steps_of(count)};
-#pragma omp for schedule(static)
-      for (long row = 0; row < rows; row++) here.narrow(row, left + row * inner + start, count);
-#pragma omp for schedule(static)
-      for (long number = 0; number < tiles; number++) {
+      worker.each(rows, [&](long row) { here.narrow(row, left + row * inner + start, count); });
+      worker.wait();
+      worker.each(tiles, [&](long number) {
         tile->fill(right, start, count, number * TILE_OUTPUTS);
         multiply_all_halves(*tile, here, rows, here.steps, true, out + number * TILE_OUTPUTS, out_stride);
-      }
+      });
+      worker.wait();
     }
-  }
+  });
 }
 
 // out[rows, width] = g W, turned as the rows of W are; and what the adapter adds to it, with grad_down = alpha g B_p for
@@ -250,19 +247,18 @@ void for_each_outer_strip_in_halves(const Rows& left, const Rows& right, long ro
   const long steps = steps_of(rows), tall = sixteens_of(height) * SIXTEEN;
   std::vector<CacheLine> room(CacheLine::holding(HalfRows::floats(tall, steps)));
   const HalfRows turned{reinterpret_cast<uint16_t*>(room.data()), steps};
-#pragma omp parallel num_threads(threads)
-  {
+  by_workers(threads, [&](const Worker& worker) {
     const std::unique_ptr<HalfTile> tile(new HalfTile);
     std::vector<CacheLine> sums(CacheLine::holding(tall * TILE_OUTPUTS));
     const MatrixTiles matrix_tiles;
     std::vector<float> column(rows);
-#pragma omp for schedule(static)
-    for (long i = 0; i < tall; i++) {
+    worker.each(tall, [&](long i) {
       for (long row = 0; row < rows; row++) column[row] = i < height ? left[row][i] : 0.0f;
       turned.narrow(i, column.data(), rows);
-    }
-#pragma omp for schedule(static)
-    for (long first = 0; first < width; first += TILE_OUTPUTS) {
+    });
+    worker.wait();
+    worker.each((width + TILE_OUTPUTS - 1) / TILE_OUTPUTS, [&](long number) {
+      const long first = number * TILE_OUTPUTS;
       const long present = std::min(long(TILE_OUTPUTS), width - first);
       for (long start = 0; start < rows; start += CHUNK) {
         const long count = std::min(CHUNK, rows - start);
@@ -271,8 +267,8 @@ void for_each_outer_strip_in_halves(const Rows& left, const Rows& right, long ro
         multiply_all_halves(*tile, here, tall, steps_of(count), start > 0, sums.data()->floats, TILE_OUTPUTS);
       }
       take(first, present, sums.data()->floats);
-    }
-  }
+    });
+  });
 }
 
 }  // namespace

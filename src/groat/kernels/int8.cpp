@@ -8,6 +8,7 @@
 #include "adapter.h"
 #include "bfloat16.h"
 #include "vnni.h"
+#include "workers.h"
 
 namespace {
 
@@ -53,8 +54,7 @@ struct Columns {
 };
 
 void turn_back(const float* from, long blocks, float* out, long out_stride, long rows, long columns, int threads) {
-#pragma omp parallel for schedule(static) num_threads(threads)
-  for (long place = 0; place < rows * blocks; place++) {
+  in_parallel(rows * blocks, threads, [&](long place) {
     const long first = place % blocks * BLOCK;
     __m512 v[4];
     load_block(from + place * BLOCK, BLOCK, v);
@@ -64,7 +64,7 @@ void turn_back(const float* from, long blocks, float* out, long out_stride, long
       const long left = std::clamp(columns - first - 16 * i, 0L, 16L);
       _mm512_mask_storeu_ps(to + 16 * i, __mmask16((1u << left) - 1), _mm512_mul_ps(v[i], _mm512_set1_ps(0.125f)));
     }
-  }
+  });
 }
 
 }  // namespace
@@ -77,17 +77,15 @@ void int8_product(const Int8Tiles& weights, const float* x, long x_stride, long 
   round_rows(x, x_stride, rows, inputs, Order::TURNED, left, threads);
   // Rows that stay in the cache meet all tiles before the next ones come.
   const long sixteens = sixteens_of(rows), at_once = std::max(6L, BYTES_IN_CACHE / (blocks * SIXTEEN * ROUNDED_BYTES));
-#pragma omp parallel num_threads(threads)
-  {
+  by_workers(threads, [&](const Worker& worker) {
     const MatrixTiles matrix_tiles;
     for (long start = 0; start < sixteens; start += at_once) {
       const long here = std::min(at_once, sixteens - start);
-#pragma omp for schedule(static) nowait
-      for (long task = 0; task < row_parts * tiles; task++) {
+      worker.each(row_parts * tiles, [&](long task) {
         const long tile = task % tiles, first = tile * TILE_OUTPUTS;
         const long row = SIXTEEN * (start + cut(here, task / tiles, row_parts));
         const long end = std::min(rows, SIXTEEN * (start + cut(here, task / tiles + 1, row_parts)));
-        if (row >= end) continue;
+        if (row >= end) return;
         const int width = int(std::min(long(TILE_OUTPUTS), weights.outputs - first));
         const uint8_t* next = tile + 1 < tiles ? weights.block(tile + 1, 0) : nullptr;
         const TileProduct<uint16_t> right{weights.block(tile, 0), weights.block_scales(tile, 0), blocks,
@@ -95,9 +93,9 @@ void int8_product(const Int8Tiles& weights, const float* x, long x_stride, long 
         float* to = out + row * out_stride + first;
         multiply_tile(right, left.at(row, 0), end - row, to, out_stride);
         if (adapter) add_adapter(*adapter, first, width, row, end - row, to, out_stride);
-      }
+      });
     }
-  }
+  });
 }
 
 bool has_bfloat16_tiles() { return multiplies_in_bfloat16(); }

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "kernels.h"
+#include "workers.h"
 
 #include <algorithm>
 
@@ -54,6 +55,8 @@ struct Room {
   }
 };
 
+constexpr long ROUNDING = 512;  // floats that pieces of memory lose by beginning where a cache line does; as in layers.py
+
 inline long down_size(const AdaptedLinear& linear) { return linear.a ? linear.parts * linear.rank : 0; }
 
 // What a layer makes of its input on the way to its output, and its backward needs again; a row for each token.
@@ -72,7 +75,46 @@ struct Activations {
     qkv_down = room.take(rows * down_size(layer.qkv)), output_down = room.take(rows * down_size(layer.output));
     gate_up_down = room.take(rows * down_size(layer.gate_up)), down_down = room.take(rows * down_size(layer.down));
   }
+
+  // The same from a row on; `lse`, which lies by heads, stays.
+  Activations from(long row, const DecoderLayer& layer, const DecoderShape& shape) const {
+    const long query_size = shape.heads * shape.head_size, kv_size = shape.kv_heads * shape.head_size;
+    Activations rest = *this;
+    rest.queries += row * query_size, rest.keys += row * kv_size, rest.values += row * kv_size;
+    rest.mixed += row * query_size, rest.middle += row * shape.hidden, rest.gate_up += row * 2 * shape.inner;
+    if (plain_queries) rest.plain_queries += row * query_size;
+    if (plain_keys) rest.plain_keys += row * kv_size;
+    rest.qkv_down += row * down_size(layer.qkv), rest.output_down += row * down_size(layer.output);
+    rest.gate_up_down += row * down_size(layer.gate_up), rest.down_down += row * down_size(layer.down);
+    return rest;
+  }
 };
+
+// Rows that one thread takes through all that does not mix rows, so that what it has made is in its own cache when it is
+// needed; or all rows, for all threads.
+struct Share {
+  Tokens tokens;
+  long from;
+  int threads;
+};
+
+constexpr long LEAST_SHARE = 160;  // rows for which it is worth it that a thread reads all weights
+
+inline long num_shares(long rows, int threads) { return rows >= LEAST_SHARE * threads ? threads : 1; }
+
+// Calls with each share, which is whole sixteens but for the last, its number, and its part of memory for `row_floats` a
+// row.
+template <class Work>
+void by_shares(const Tokens& tokens, float* memory, long row_floats, int threads, const Work& work) {
+  const long count = num_shares(tokens.rows, threads), sixteens = (tokens.rows + 15) / 16;
+  in_parallel(count, int(count), [&](long number) {
+    const long from = 16 * (sixteens * number / count), to = 16 * (sixteens * (number + 1) / count);
+    Tokens some = tokens;
+    some.rows = std::min<long>(to, tokens.rows) - from;
+    some.cosines += from * tokens.rotated_half, some.sines += from * tokens.rotated_half;
+    work(Share{some, from, count > 1 ? 1 : threads}, number, Room{memory + from * row_floats + number * ROUNDING});
+  });
+}
 
 // Heads of some rows that lie `stride` apart, one row's behind the other.
 struct Heads {
@@ -123,8 +165,10 @@ class Forward {
   // sum[rows, H] = a + b.
   void add(const float* a, const float* b, float* sum) const {
     const long count = tokens.rows * shape.hidden;
-#pragma omp parallel for schedule(static) num_threads(threads) if (count > 65536)
-    for (long i = 0; i < count; i++) sum[i] = a[i] + b[i];
+    in_parallel(tokens.rows, count > 65536 ? threads : 1, [&](long row) {
+      const long first = row * shape.hidden;
+      for (long i = first; i < first + shape.hidden; i++) sum[i] = a[i] + b[i];
+    });
   }
 
  private:

@@ -196,10 +196,11 @@ class CompiledLayers:
         A row's numbers are those of `decoder_layer`, bit for bit.
         """
         output_TH, kept = room_like(input_TH, *input_TH.shape), self._room(input_TH, self._sizes.kept)
-        room = self._room(input_TH, self._sizes.forward)
+        room = self._room(input_TH, self._sizes.forward, torch.get_num_threads() * _ROUNDING)
         self._native.groat_layer_forward(
             *(self._address(index), ctypes.addressof(self._shape), *tokens.arguments()),
-            *(input_TH.data_ptr(), output_TH.data_ptr(), kept.data_ptr(), room.data_ptr(), torch.get_num_threads()),
+            *(input_TH.data_ptr(), output_TH.data_ptr(), kept.data_ptr()),
+            *(room.data_ptr(), self._sizes.forward, torch.get_num_threads()),
         )
         return output_TH, kept
 
@@ -218,20 +219,23 @@ class CompiledLayers:
         grad_input_TH = room_like(input_TH, *input_TH.shape) if needs_input_grad else None
         grads = [torch.empty_like(tensor) for tensor in self._trained[index]]
         addresses = _addresses(grads)
-        room = self._room(input_TH, self._sizes.backward)
+        threads = torch.get_num_threads()
+        adapter = sum(tensor.numel() + _ROUNDING for tensor in self._trained[index])
+        others = threads * _ROUNDING + (threads - 1) * adapter
+        room = self._room(input_TH, self._sizes.backward + self._sizes.between, others)
         self._native.groat_layer_backward(
             *(self._address(index), ctypes.addressof(self._shape), *tokens.arguments()),
             *(input_TH.data_ptr(), kept.data_ptr(), grad_TH.data_ptr()),
             *(None if grad_input_TH is None else grad_input_TH.data_ptr(), addresses.ctypes.data),
-            *(room.data_ptr(), torch.get_num_threads()),
+            *(room.data_ptr(), self._sizes.backward, threads),
         )
         return grad_input_TH, grads
 
     def _address(self, index: int) -> int:
         return ctypes.addressof(self._layers[index])
 
-    def _room(self, like: torch.Tensor, row_floats: int) -> torch.Tensor:
-        return room_like(like, in_sixteens(len(like)) * row_floats + _ROUNDING)
+    def _room(self, like: torch.Tensor, row_floats: int, others: int = 0) -> torch.Tensor:
+        return room_like(like, in_sixteens(len(like)) * row_floats + _ROUNDING + others)
 
     def _layer(self, layer: DecoderLayer) -> _Layer:
         self._kept.append(layer)
@@ -287,6 +291,8 @@ class _RowSizes(NamedTuple):
     forward: int
     """What a layer takes beside that."""
     backward: int
+    between: int
+    """Gradients that backward has of all rows at once."""
 
     @classmethod
     def of(cls, layer: DecoderLayer, shape: DecoderShape) -> _RowSizes:
@@ -302,8 +308,8 @@ class _RowSizes(NamedTuple):
             forward=max(heads + hidden + plain, hidden + inner)
             + inverses
             + max(scratch_floats(linear.weight_NK) for linear in linears),
-            backward=(hidden + queries)
-            + max(4 * inner, 2 * inner + 2 * hidden, 2 * heads + queries + plain, heads + 2 * hidden)
+            between=hidden + queries + heads,
+            backward=max(4 * inner, 2 * inner + 2 * hidden, heads + queries + plain, heads + 2 * hidden)
             + inverses
             + max(downs)
             + max(gradient_scratch_floats(linear.weight_NK, linear.bs_NR) for linear in linears),

@@ -26,47 +26,40 @@ std::vector<Run> runs_of(const OwnRun* own, long count, const DecoderShape& shap
   return runs;
 }
 
+// Of one share of the rows; all pointers are to its own.
 class Backward {
  public:
-  Backward(const DecoderLayer& layer, const DecoderShape& shape, const Tokens& tokens, const Activations& kept,
-           int threads)
-      : layer(layer), shape(shape), tokens(tokens), kept(kept), forward(shape, tokens, threads), threads(threads) {}
+  Backward(const DecoderLayer& layer, const DecoderShape& shape, const Share& share, const Activations& kept,
+           float* const* adapter_grads)
+      : layer(layer), shape(shape), tokens(share.tokens), kept(kept), adapter_grads(adapter_grads),
+        forward(shape, share.tokens, share.threads), threads(share.threads) {}
 
   // From the output's gradient to that of `middle`, and of what attention has mixed.
-  void mlp(const float* grad, float* grad_middle, float* grad_mixed, float* const* adapter_grads, Room room) const {
+  void mlp(const float* grad, float* grad_middle, float* grad_mixed, Room room) const {
     const long rows = tokens.rows, inner_size = shape.inner;
     float* grad_gate_up = room.take(rows * 2 * inner_size);
     {
       Room here = room;
       float *inner = here.take(rows * inner_size), *grad_inner = here.take(rows * inner_size);
       groat_swiglu(kept.gate_up, inner, rows, inner_size, threads);
-      linear(layer.down, grad, inner, kept.down_down, grad_inner, down_grads(adapter_grads), here);
+      linear(layer.down, grad, inner, kept.down_down, grad_inner, down_grads(), here);
       groat_swiglu_backward(grad_inner, kept.gate_up, grad_gate_up, rows, inner_size, threads);
     }
     normed_linear(layer.gate_up, grad_gate_up, kept.middle, layer.mlp_norm, kept.gate_up_down, grad, grad_middle,
-                  gate_up_grads(adapter_grads), room);
-    linear(layer.output, grad_middle, kept.mixed, kept.output_down, grad_mixed, output_grads(adapter_grads), room);
+                  gate_up_grads(), room);
+    linear(layer.output, grad_middle, kept.mixed, kept.output_down, grad_mixed, output_grads(), room);
   }
 
-  // From the gradient of what attention has mixed, and that of `middle`, to the input's; the latter not if it is null.
-  void attention(const OwnRun* own, long num_runs, const float* input, const float* grad_mixed,
-                 const float* grad_middle, float* grad_input, float* const* adapter_grads, Room room) const {
+  // From the gradients of queries, keys and values, and that of `middle`, to the input's, unless it is null.
+  void projection(const float* grad_queries, const float* grad_keys, const float* grad_values, const float* input,
+                  const float* grad_middle, float* grad_input, Room room) const {
     const long rows = tokens.rows, size = shape.head_size, heads = shape.heads, kv_heads = shape.kv_heads;
     const long width = (heads + 2 * kv_heads) * size;
     float* grad_qkv = room.take(rows * width);
-    {
-      Room here = room;
-      float* grad_queries = here.take(rows * heads * size);
-      float *grad_keys = here.take(rows * kv_heads * size), *grad_values = here.take(rows * kv_heads * size);
-      const std::vector<Run> runs = runs_of(own, num_runs, shape, kept);
-      groat_attend_backward(grad_mixed, kept.queries, kept.mixed, kept.lse, kept.keys, tokens.spans, tokens.num_spans,
-                            runs.data(), grad_queries, grad_keys, grad_values, rows, heads, kv_heads, size, threads);
-      take_back(grad_queries, kept.plain_queries, layer.query_norm, heads, grad_qkv, here);
-      take_back(grad_keys, kept.plain_keys, layer.key_norm, kv_heads, grad_qkv + heads * size, here);
-      for (long row = 0; row < rows; row++)
-        std::copy_n(grad_values + row * kv_heads * size, kv_heads * size,
-                    grad_qkv + row * width + (heads + kv_heads) * size);
-    }
+    take_back(grad_queries, kept.plain_queries, layer.query_norm, heads, grad_qkv, room);
+    take_back(grad_keys, kept.plain_keys, layer.key_norm, kv_heads, grad_qkv + heads * size, room);
+    for (long row = 0; row < rows; row++)
+      std::copy_n(grad_values + row * kv_heads * size, kv_heads * size, grad_qkv + row * width + (heads + kv_heads) * size);
     normed_linear(layer.qkv, grad_qkv, input, layer.input_norm, kept.qkv_down, grad_middle, grad_input, adapter_grads,
                   room);
   }
@@ -76,16 +69,18 @@ class Backward {
   const DecoderShape& shape;
   const Tokens& tokens;
   const Activations& kept;
+  float* const* adapter_grads;
   const Forward forward;
   const int threads;
 
   // The gradients of A and the B's, of qkv, output, gate_up and down one behind the other.
-  float* const* output_grads(float* const* first) const { return first + 1 + layer.qkv.parts; }
-  float* const* gate_up_grads(float* const* first) const { return output_grads(first) + 1 + layer.output.parts; }
-  float* const* down_grads(float* const* first) const { return gate_up_grads(first) + 1 + layer.gate_up.parts; }
+  float* const* output_grads() const { return adapter_grads + 1 + layer.qkv.parts; }
+  float* const* gate_up_grads() const { return output_grads() + 1 + layer.output.parts; }
+  float* const* down_grads() const { return gate_up_grads() + 1 + layer.gate_up.parts; }
 
   // Of heads that were normed, if `plain` is not null, and turned: their gradients in their columns of qkv.
-  void take_back(float* grad, const float* plain, const float* weight, long count, float* to, Room room) const {
+  void take_back(const float* grad, const float* plain, const float* weight, long count, float* to,
+                 Room room) const {
     const long rows = tokens.rows, size = shape.head_size, width = count * size;
     const long half = layer.is_rotated ? tokens.rotated_half : 0, stride = (shape.heads + 2 * shape.kv_heads) * size;
     float* turned = room.take(rows * width);
@@ -100,12 +95,12 @@ class Backward {
 
   // A linear layer of a normed input [rows, H] on the residual stream: grad_input = beside + its gradient there.
   void normed_linear(const AdaptedLinear& linear_layer, const float* grad, const float* input, const float* weight,
-                     const float* down, const float* beside, float* grad_input, float* const* adapter_grads, Room room) const {
+                     const float* down, const float* beside, float* grad_input, float* const* grads, Room room) const {
     const long rows = tokens.rows, size = shape.hidden;
     float *normed = room.take(rows * size), *inverse = room.take(rows);
     groat_rms_norm(input, size, weight, shape.epsilon, normed, size, inverse, rows, size, threads);
     float* grad_normed = grad_input ? room.take(rows * size) : nullptr;
-    linear(linear_layer, grad, normed, down, grad_normed, adapter_grads, room);
+    linear(linear_layer, grad, normed, down, grad_normed, grads, room);
     if (!grad_input) return;
     groat_rms_norm_backward(grad_normed, input, weight, inverse, normed, rows, size, threads);
     forward.add(beside, normed, grad_input);
@@ -113,41 +108,101 @@ class Backward {
 
   // The gradient of a linear layer's input [rows, inputs], unless that is null, and of its A and B's.
   void linear(const AdaptedLinear& linear, const float* grad, const float* input, const float* down, float* grad_input,
-              float* const* adapter_grads, Room room) const {
+              float* const* grads, Room room) const {
     float* grad_down = room.take(tokens.rows * linear.parts * linear.rank);
     groat_adapted_gradient(linear.weight, grad, input, down, linear.a, linear.bs, linear.sizes, linear.parts, linear.rank,
-                           shape.adapter_scale, grad_input, grad_down, adapter_grads[0], adapter_grads + 1, tokens.rows,
+                           shape.adapter_scale, grad_input, grad_down, grads[0], grads + 1, tokens.rows,
                            room.next, threads);
   }
+};
+
+// The gradients of an adapter that each share has found on its own, one behind the other in memory; the first share's are
+// where the sums go.
+class AdapterSums {
+ public:
+  AdapterSums(const DecoderLayer& layer, float* const* grads, long shares, float* memory) : grads(grads) {
+    for (const AdaptedLinear* linear : {&layer.qkv, &layer.output, &layer.gate_up, &layer.down}) {
+      sizes.push_back(linear->parts * linear->rank * linear->inputs);
+      for (long part = 0; part < linear->parts; part++) sizes.push_back(linear->sizes[part] * linear->rank);
+    }
+    Room room{memory};
+    for (long share = 1; share < shares; share++)
+      for (const long size : sizes) others.push_back(room.take(size));
+  }
+
+  float* const* of(long share) const { return share ? others.data() + (share - 1) * sizes.size() : grads; }
+
+  void add_up(int threads) const {
+    for (size_t other = 0; other < others.size(); other++) {
+      const float* from = others[other];
+      float* to = grads[other % sizes.size()];
+      const long size = sizes[other % sizes.size()];
+#pragma omp parallel for schedule(static) num_threads(threads) if (size > 16384)
+      for (long i = 0; i < size; i++) to[i] += from[i];
+    }
+  }
+
+ private:
+  float* const* grads;
+  std::vector<long> sizes;
+  std::vector<float*> others;
 };
 
 }  // namespace
 
 extern "C" {
 
-// output[rows, H] of input[rows, H]. `kept` is what backward is given again, `memory` comes and goes; layers.py has the
-// sizes of both.
+// output[rows, H] of input[rows, H]. `kept` is what backward is given again, `memory` comes and goes, `row_floats` a row;
+// layers.py has the sizes of both.
 void groat_layer_forward(const DecoderLayer* layer, const DecoderShape* shape, const Tokens* tokens, const OwnRun* own,
-                         long num_runs, const float* input, float* output, float* kept, float* memory, int threads) {
-  const Forward forward(*shape, *tokens, threads);
+                         long num_runs, const float* input, float* output, float* kept, float* memory, long row_floats,
+                         int threads) {
   Room all{kept};
   const Activations to(all, *layer, *shape, tokens->rows);
-  forward.project(*layer, input, to, Room{memory});
-  forward.attend(to, runs_of(own, num_runs, *shape, to).data(), to.lse);
-  forward.finish(*layer, input, to, output, Room{memory});
+  by_shares(*tokens, memory, row_floats, threads, [&](const Share& share, long, Room room) {
+    Forward(*shape, share.tokens, share.threads)
+        .project(*layer, input + share.from * shape->hidden, to.from(share.from, *layer, *shape), room);
+  });
+  Forward(*shape, *tokens, threads).attend(to, runs_of(own, num_runs, *shape, to).data(), to.lse);
+  by_shares(*tokens, memory, row_floats, threads, [&](const Share& share, long, Room room) {
+    const long first = share.from * shape->hidden;
+    Forward(*shape, share.tokens, share.threads)
+        .finish(*layer, input + first, to.from(share.from, *layer, *shape), output + first, room);
+  });
 }
 
-// grad_input[rows, H], which may be null, and all gradients of the adapter from grad[rows, H], that of the output.
+// grad_input[rows, H], which may be null, and all gradients of the adapter from grad[rows, H], that of the output. `memory`
+// likewise, and the adapter's size for each thread but one.
 void groat_layer_backward(const DecoderLayer* layer, const DecoderShape* shape, const Tokens* tokens, const OwnRun* own,
                           long num_runs, const float* input, float* kept, const float* grad, float* grad_input,
-                          float* const* adapter_grads, float* memory, int threads) {
+                          float* const* adapter_grads, float* memory, long row_floats, int threads) {
+  const long rows = tokens->rows, hidden = shape->hidden;
+  const long query_size = shape->heads * shape->head_size, kv_size = shape->kv_heads * shape->head_size;
   Room all{kept}, room{memory};
-  const Activations activations(all, *layer, *shape, tokens->rows);
-  const Backward backward(*layer, *shape, *tokens, activations, threads);
-  float* grad_middle = room.take(tokens->rows * shape->hidden);
-  float* grad_mixed = room.take(tokens->rows * shape->heads * shape->head_size);
-  backward.mlp(grad, grad_middle, grad_mixed, adapter_grads, room);
-  backward.attention(own, num_runs, input, grad_mixed, grad_middle, grad_input, adapter_grads, room);
+  const Activations activations(all, *layer, *shape, rows);
+  float *grad_middle = room.take(rows * hidden), *grad_mixed = room.take(rows * query_size);
+  float* grad_queries = room.take(rows * query_size);
+  float *grad_keys = room.take(rows * kv_size), *grad_values = room.take(rows * kv_size);
+  const long shares = num_shares(rows, threads);
+  float* rest = room.next;
+  const AdapterSums sums(*layer, adapter_grads, shares, rest + (rows + 15) / 16 * 16 * row_floats + shares * ROUNDING);
+  by_shares(*tokens, rest, row_floats, threads, [&](const Share& share, long number, Room here) {
+    const Activations own_rows = activations.from(share.from, *layer, *shape);
+    Backward(*layer, *shape, share, own_rows, sums.of(number))
+        .mlp(grad + share.from * hidden, grad_middle + share.from * hidden, grad_mixed + share.from * query_size, here);
+  });
+  groat_attend_backward(grad_mixed, activations.queries, activations.mixed, activations.lse, activations.keys,
+                        tokens->spans, tokens->num_spans, runs_of(own, num_runs, *shape, activations).data(),
+                        grad_queries, grad_keys, grad_values, rows, shape->heads, shape->kv_heads, shape->head_size,
+                        threads);
+  by_shares(*tokens, rest, row_floats, threads, [&](const Share& share, long number, Room here) {
+    const Activations own_rows = activations.from(share.from, *layer, *shape);
+    const long first = share.from * hidden, first_kv = share.from * kv_size;
+    Backward(*layer, *shape, share, own_rows, sums.of(number))
+        .projection(grad_queries + share.from * query_size, grad_keys + first_kv, grad_values + first_kv, input + first,
+                    grad_middle + first, grad_input ? grad_input + first : nullptr, here);
+  });
+  sums.add_up(threads);
 }
 
 }  // extern "C"

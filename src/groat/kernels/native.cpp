@@ -14,6 +14,7 @@
 #include "int8.h"
 #include "kernels.h"
 #include "vectors.h"
+#include "workers.h"
 
 #if defined(__AVX2__)
 #include <immintrin.h>
@@ -356,8 +357,7 @@ void multiply(const Right& right, const float* left, long left_stride, float* ou
               long columns, long inner, const Epilogue& end, int threads) {
   const long tiles = (columns + TILE_COLS - 1) / TILE_COLS;
   const long by_rows = tiles < 4 * threads ? std::min(long(threads), rows) : 1, by_tiles = threads / by_rows;
-#pragma omp parallel for schedule(static) num_threads(threads)
-  for (long share = 0; share < by_rows * by_tiles; share++) {
+  in_parallel(by_rows * by_tiles, threads, [&](long share) {
     const long tile_share = share % by_tiles, row_share = share / by_tiles;
     const long row_from = rows * row_share / by_rows, row_to = rows * (row_share + 1) / by_rows;
     const long blocks = (row_to - row_from + BLOCK_ROWS - 1) / BLOCK_ROWS;
@@ -367,7 +367,7 @@ void multiply(const Right& right, const float* left, long left_stride, float* ou
       multiply_share(right, left, left_stride, out, out_stride, row, int(next - row), tiles * tile_share / by_tiles,
                      tiles * (tile_share + 1) / by_tiles, columns, inner, end);
     }
-  }
+  });
 }
 
 // Products of few outputs, as the A of an adapter has, by rows of x and of W as they lie: nothing is packed for them.
@@ -398,8 +398,8 @@ void dots(const float* const* rows, const float* const* outputs, long inner, flo
 // out[rows, columns] = left[rows, inner] W', with W [columns, inner] in fp32.
 void multiply_dots(const float* weights, const float* left, long left_stride, float* out, long rows, long columns,
                    long inner, int threads) {
-#pragma omp parallel for schedule(static) num_threads(threads)
-  for (long row = 0; row < rows; row += DOT_ROWS)
+  in_parallel((rows + DOT_ROWS - 1) / DOT_ROWS, threads, [&](long part) {
+    const long row = part * DOT_ROWS;
     for (long column = 0; column < columns; column += DOT_OUTPUTS) {
       const float *lefts[DOT_ROWS], *rights[DOT_OUTPUTS];  // those past the end are the last ones again
       for (int i = 0; i < DOT_ROWS; i++) lefts[i] = left + std::min(row + i, rows - 1) * left_stride;
@@ -410,6 +410,7 @@ void multiply_dots(const float* weights, const float* left, long left_stride, fl
         std::copy_n(found + i * DOT_OUTPUTS, std::min(long(DOT_OUTPUTS), columns - column),
                     out + (row + i) * columns + column);
     }
+  });
 }
 
 template <class Weights>
@@ -454,14 +455,13 @@ NF4Rows nf4_rows(const MatrixView& view) {
 // Rows turned block by block, [rows, blocks * BLOCK]: what lies past `columns` counts as zeros.
 void turn(const float* from, long stride, long rows, long columns, float* to, int threads) {
   const long blocks = blocks_of(columns);
-#pragma omp parallel for schedule(static) num_threads(threads)
-  for (long place = 0; place < rows * blocks; place++) {
+  in_parallel(rows * blocks, threads, [&](long place) {
     const long first = place % blocks * BLOCK, count = std::min(long(BLOCK), columns - first);
     float block[BLOCK] = {};
     for (long i = 0; i < count; i++) block[i] = from[place / blocks * stride + first + i] * 0.125f;
     hadamard(block);
     std::copy_n(block, BLOCK, to + place * BLOCK);
-  }
+  });
 }
 
 void product_of(const Int8Tiles& weights, long inputs, bool transposed, const float* left, long left_stride, float* out,
@@ -569,8 +569,7 @@ void groat_adapted_product(const MatrixView* view, const float* x, long x_stride
 // Rows may lie apart (strides in floats), so that parts of a fused projection are normed in place.
 void groat_rms_norm(const float* x, long stride, const float* weight, float epsilon, float* out, long out_stride,
                     float* inverse, long rows, long size, int threads) {
-#pragma omp parallel for schedule(static) num_threads(threads) if (rows * size > 8192)
-  for (long row = 0; row < rows; row++) {
+  in_parallel(rows, rows * size > 8192 ? threads : 1, [&](long row) {
     const float* from = x + row * stride;
     float* to = out + row * out_stride;
     Vec squares = {};
@@ -581,14 +580,13 @@ void groat_rms_norm(const float* x, long stride, const float* weight, float epsi
     const float factor = 1.0f / std::sqrt(total / float(size) + epsilon);
     inverse[row] = factor;
     for (i = 0; i < size; i++) to[i] = from[i] * factor * weight[i];
-  }
+  });
 }
 
 // out = factor * (grad * weight - x * factor^2 * mean(grad * weight * x)).
 void groat_rms_norm_backward(const float* grad, const float* x, const float* weight, const float* inverse, float* out,
                              long rows, long size, int threads) {
-#pragma omp parallel for schedule(static) num_threads(threads)
-  for (long row = 0; row < rows; row++) {
+  in_parallel(rows, threads, [&](long row) {
     const float *g = grad + row * size, *from = x + row * size;
     float* to = out + row * size;
     Vec partial = {};
@@ -598,13 +596,12 @@ void groat_rms_norm_backward(const float* grad, const float* x, const float* wei
     for (; i < size; i++) along += g[i] * weight[i] * from[i];
     const float factor = inverse[row], share = along / float(size) * factor * factor;
     for (i = 0; i < size; i++) to[i] = factor * (g[i] * weight[i] - from[i] * share);
-  }
+  });
 }
 
 // gate_up[M, 2 size]: silu(gate) * up.
 void groat_swiglu(const float* gate_up, float* out, long rows, long size, int threads) {
-#pragma omp parallel for schedule(static) num_threads(threads)
-  for (long row = 0; row < rows; row++) {
+  in_parallel(rows, threads, [&](long row) {
     const float *gate = gate_up + row * 2 * size, *up = gate + size;
     float* to = out + row * size;
     long i = 0;
@@ -613,12 +610,11 @@ void groat_swiglu(const float* gate_up, float* out, long rows, long size, int th
       store(to + i, g / (1.0f + exponential(-g)) * load(up + i));
     }
     for (; i < size; i++) to[i] = gate[i] / (1.0f + std::exp(-gate[i])) * up[i];
-  }
+  });
 }
 
 void groat_swiglu_backward(const float* grad, const float* gate_up, float* out, long rows, long size, int threads) {
-#pragma omp parallel for schedule(static) num_threads(threads)
-  for (long row = 0; row < rows; row++) {
+  in_parallel(rows, threads, [&](long row) {
     const float *gate = gate_up + row * 2 * size, *up = gate + size, *g = grad + row * size;
     float *to_gate = out + row * 2 * size, *to_up = to_gate + size;
     long i = 0;
@@ -632,15 +628,14 @@ void groat_swiglu_backward(const float* grad, const float* gate_up, float* out, 
       to_up[i] = g[i] * gate[i] * sigmoid;
       to_gate[i] = g[i] * up[i] * sigmoid * (1.0f + gate[i] * (1.0f - sigmoid));
     }
-  }
+  });
 }
 
 // The first 2 `half` numbers of each head turned by the row's angles, the others kept; cosines and sines are [M, half].
 // `sign` -1 turns back.
 void groat_rotate(const float* x, long stride, const float* cosines, const float* sines, float sign, float* out,
                   long rows, long heads, long size, long half, int threads) {
-#pragma omp parallel for schedule(static) num_threads(threads) if (rows * heads * size > 8192)
-  for (long row = 0; row < rows; row++)
+  in_parallel(rows, rows * heads * size > 8192 ? threads : 1, [&](long row) {
     for (long head = 0; head < heads; head++) {
       const float *first = x + row * stride + head * size, *second = first + half;
       const float *c = cosines + row * half, *s = sines + row * half;
@@ -652,6 +647,7 @@ void groat_rotate(const float* x, long stride, const float* cosines, const float
       }
       std::copy(first + 2 * half, first + size, to_first + 2 * half);
     }
+  });
 }
 
 // Per row of logits[S, V] (already divided by the temperature): the log-sum-exp, and the token at `uniform` of the
@@ -698,8 +694,7 @@ void groat_draw(const float* logits, long stride, const double* uniforms, int64_
 // Per row of logits[M, V]: log-sum-exp, log-prob of the given token, and entropy, in nats.
 void groat_token_logprobs(const float* logits, const int64_t* tokens, float* lse, float* logprobs, float* entropies,
                           long rows, long vocabulary, int threads) {
-#pragma omp parallel for schedule(static) num_threads(threads)
-  for (long row = 0; row < rows; row++) {
+  in_parallel(rows, threads, [&](long row) {
     const float* from = logits + row * vocabulary;
     const float maximum = largest(from, vocabulary);
     double total = 0, weighted = 0;  // of exp(x), and of exp(x) x, with x relative to the maximum
@@ -724,19 +719,18 @@ void groat_token_logprobs(const float* logits, const int64_t* tokens, float* lse
     lse[row] = maximum + float(relative);
     logprobs[row] = from[tokens[row]] - maximum - float(relative);
     entropies[row] = float(relative - weighted / total);
-  }
+  });
 }
 
 // In place, logits become the gradient of sum(grad * logprob): grad * (one-hot(token) - softmax).
 void groat_logprob_gradient(float* logits, const int64_t* tokens, const float* lse, const float* grad, long rows,
                             long vocabulary, int threads) {
-#pragma omp parallel for schedule(static) num_threads(threads)
-  for (long row = 0; row < rows; row++) {
+  in_parallel(rows, threads, [&](long row) {
     float* here = logits + row * vocabulary;
     long i = 0;
     for (; i + LANES <= vocabulary; i += LANES) store(here + i, exponential(load(here + i) - lse[row]) * -grad[row]);
     for (; i < vocabulary; i++) here[i] = std::exp(here[i] - lse[row]) * -grad[row];
     here[tokens[row]] += grad[row];
-  }
+  });
 }
 }

@@ -6,6 +6,7 @@
 #include "adapter.h"
 #include "bfloat16.h"
 #include "vnni.h"
+#include "workers.h"
 
 namespace {
 
@@ -96,12 +97,10 @@ void nf4_product(const NF4Rows& weights, const float* x, long x_stride, float* o
   const RoundedRows left(scratch, rows, blocks);
   round_rows(x, x_stride, rows, weights.inputs, Order::PAIRED, left, threads);
   const __m512i bytes = code_bytes(weights.code);
-#pragma omp parallel num_threads(threads)
-  {
+  by_workers(threads, [&](const Worker& worker) {
     const std::unique_ptr<CodedTile> tile(new CodedTile);
     const MatrixTiles matrix_tiles;
-#pragma omp for schedule(static)
-    for (long number = 0; number < tiles; number++) {
+    worker.each(tiles, [&](long number) {
       const long first = number * TILE_OUTPUTS;
       const int width = int(std::min(long(TILE_OUTPUTS), weights.outputs - first));
       for (long block = 0; block < blocks; block += CodedTile::BLOCKS) {
@@ -112,8 +111,8 @@ void nf4_product(const NF4Rows& weights, const float* x, long x_stride, float* o
         multiply_tile(right, left.at(0, block), rows, out + first, out_stride);
       }
       if (adapter) add_adapter(*adapter, first, width, 0, rows, out + first, out_stride);
-    }
-  }
+    });
+  });
 }
 
 void nf4_straight_product(const NF4Rows& weights, const float* grad, long grad_stride, float* out, long out_stride,

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "products.h"
+#include "workers.h"
 
 #include <algorithm>
 #include <vector>
@@ -29,14 +30,13 @@ inline void multiply_any(const Left& left, const Rows& right, long rows, long co
 // share the rows.
 inline void multiply_thin(const Rows& left, const Rows& right, long rows, long columns, long inner, float alpha,
                           const Target& target, int threads) {
-#pragma omp parallel for schedule(static) num_threads(threads)
-  for (long part = 0; part < threads; part++) {
+  in_parallel(threads, threads, [&](long part) {
     const long from = rows * part / threads, count = rows * (part + 1) / threads - from;
     float* to = target.first + from * target.stride;
     multiply_any({left[from], left.stride, 1}, right, count, columns, inner, {to, target.stride, target.adds});
     for (long row = 0; !target.adds && row < count; row++)
       for (long i = 0; i < columns; i++) to[row * target.stride + i] *= alpha;
-  }
+  });
 }
 
 // Hands out left[rows, height]' right[rows, width] in strips of columns: their first one, their number, and
@@ -44,11 +44,10 @@ inline void multiply_thin(const Rows& left, const Rows& right, long rows, long c
 template <class Take>
 void for_each_outer_strip(const Rows& left, const Rows& right, long rows, long height, long width, const Take& take,
                           int threads) {
-#pragma omp parallel num_threads(threads)
-  {
+  by_workers(threads, [&](const Worker& worker) {
     std::vector<float> sums(height * STRIP), strip(STEPS_AT_ONCE * STRIP);
-#pragma omp for schedule(static)
-    for (long first = 0; first < width; first += STRIP) {
+    worker.each((width + STRIP - 1) / STRIP, [&](long number) {
+      const long first = number * STRIP;
       const long count = std::min(STRIP, width - first);
       for (long start = 0; start < rows; start += STEPS_AT_ONCE) {
         const long steps = std::min(STEPS_AT_ONCE, rows - start);
@@ -58,8 +57,8 @@ void for_each_outer_strip(const Rows& left, const Rows& right, long rows, long h
                  {sums.data(), STRIP, start > 0});
       }
       take(first, count, sums.data());
-    }
-  }
+    });
+  });
 }
 
 }  // namespace

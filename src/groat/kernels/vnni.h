@@ -8,6 +8,7 @@
 
 #include "amx.h"
 #include "rounded.h"
+#include "workers.h"
 
 #include <memory>
 
@@ -82,12 +83,11 @@ void multiply_tile(const TileProduct<Scale>& right, const RoundedRows& left, lon
 inline void round_rows(const float* from, long stride, long rows, long columns, Order order, const RoundedRows& to,
                        int threads) {
   const long blocks = to.blocks;
-#pragma omp parallel for schedule(static) num_threads(threads) if (rows * blocks > 16)
-  for (long place = 0; place < rows * blocks; place++) {
+  in_parallel(rows * blocks, rows * blocks > 16 ? threads : 1, [&](long place) {
     const long first = place % blocks * BLOCK;
     round_block(from + place / blocks * stride + first, int(std::min(long(BLOCK), columns - first)), order,
                 to.at(place / blocks, place % blocks));
-  }
+  });
   for (long row = rows; row < sixteens_of(rows) * SIXTEEN; row++)
     for (long block = 0; block < blocks; block++) *to.at(row, block).scales = 0, *to.at(row, block).excess = 0;
 }
@@ -161,21 +161,20 @@ template <class Weights>
 void multiply_transposed(const Weights& weights, const RoundedRows& left, float* out, long out_stride, long rows, long width,
                          int threads) {
   const long blocks = blocks_of(weights.outputs);
-#pragma omp parallel num_threads(threads)
-  {
+  by_workers(threads, [&](const Worker& worker) {
     const std::unique_ptr<TransposedTile> tile(new TransposedTile);
     const MatrixTiles tiles;
     // Blocks of g that stay in the cache meet all tiles before the next ones come.
     for (long block = 0; block < blocks; block += TransposedTile::BLOCKS) {
       const long count = std::min(TransposedTile::BLOCKS, blocks - block);
-#pragma omp for schedule(static) nowait
-      for (long input = 0; input < width; input += TILE_OUTPUTS) {
+      worker.each(width / TILE_OUTPUTS, [&](long number) {
+        const long input = number * TILE_OUTPUTS;
         tile->fill(weights, input, block * BLOCK, count);
         const TileProduct<uint16_t> right{tile->values, tile->scales, count, nullptr, TILE_OUTPUTS, block > 0, nullptr};
         multiply_tile(right, left.at(0, block), rows, out + input, out_stride);
-      }
+      });
     }
-  }
+  });
 }
 
 }  // namespace
