@@ -213,15 +213,14 @@ class CompiledLayers:
         tokens: TreeTokens,
         *,
         needs_input_grad: bool,
-    ) -> tuple[torch.Tensor | None, list[torch.Tensor]]:
-        """The gradients of the input and of the adapter: of qkv, output, gate_up and down the A and the B's."""
+    ) -> torch.Tensor | None:
+        """The gradient of the input; those of the adapter are added to `grad` of its tensors."""
         grad_TH = grad_TH.contiguous()
         grad_input_TH = room_like(input_TH, *input_TH.shape) if needs_input_grad else None
-        grads = [torch.empty_like(tensor) for tensor in self._trained[index]]
-        addresses = _addresses(grads)
+        addresses = _addresses([_gradient(tensor) for tensor in self._trained[index]])
         threads = torch.get_num_threads()
         adapter = sum(tensor.numel() + _ROUNDING for tensor in self._trained[index])
-        others = threads * _ROUNDING + (threads - 1) * adapter
+        others = threads * (_ROUNDING + adapter)
         room = self._room(input_TH, self._sizes.backward + self._sizes.between, others)
         self._native.groat_layer_backward(
             *(self._address(index), ctypes.addressof(self._shape), *tokens.arguments()),
@@ -229,7 +228,7 @@ class CompiledLayers:
             *(None if grad_input_TH is None else grad_input_TH.data_ptr(), addresses.ctypes.data),
             *(room.data_ptr(), self._sizes.backward, threads),
         )
-        return grad_input_TH, grads
+        return grad_input_TH
 
     def _address(self, index: int) -> int:
         return ctypes.addressof(self._layers[index])
@@ -270,9 +269,16 @@ class CompiledLayers:
 
 
 def _trained(layer: DecoderLayer) -> list[torch.Tensor]:
-    """The adapter's tensors, in the order of their gradients."""
+    """The adapter's tensors, in the order in which the kernel adds to their gradients."""
     linears = (layer.qkv, layer.output, layer.gate_up, layer.down)
     return [tensor for linear in linears if linear.a_RK is not None for tensor in (linear.a_RK, *linear.bs_NR)]
+
+
+def _gradient(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor's own, that others are added to; zeros if it has none yet."""
+    if tensor.grad is None:
+        tensor.grad = torch.zeros_like(tensor)
+    return tensor.grad
 
 
 def can_compile(layers: Sequence[DecoderLayer]) -> bool:

@@ -1,6 +1,7 @@
 // A decoder layer for a learner: forward that keeps what backward needs, and backward to the layer's input and its adapter.
 
 #include "layers.h"
+#include "vectors.h"
 
 #include <vector>
 
@@ -116,36 +117,39 @@ class Backward {
   }
 };
 
-// The gradients of an adapter that each share has found on its own, one behind the other in memory; the first share's are
-// where the sums go.
+// The gradients of an adapter that each share has found on its own, one behind the other in memory.
 class AdapterSums {
  public:
-  AdapterSums(const DecoderLayer& layer, float* const* grads, long shares, float* memory) : grads(grads) {
+  AdapterSums(const DecoderLayer& layer, long shares, float* memory) {
     for (const AdaptedLinear* linear : {&layer.qkv, &layer.output, &layer.gate_up, &layer.down}) {
       sizes.push_back(linear->parts * linear->rank * linear->inputs);
       for (long part = 0; part < linear->parts; part++) sizes.push_back(linear->sizes[part] * linear->rank);
     }
     Room room{memory};
-    for (long share = 1; share < shares; share++)
-      for (const long size : sizes) others.push_back(room.take(size));
+    for (long share = 0; share < shares; share++)
+      for (const long size : sizes) found.push_back(room.take(size));
   }
 
-  float* const* of(long share) const { return share ? others.data() + (share - 1) * sizes.size() : grads; }
+  float* const* of(long share) const { return found.data() + share * sizes.size(); }
 
-  void add_up(int threads) const {
-    for (size_t other = 0; other < others.size(); other++) {
-      const float* from = others[other];
-      float* to = grads[other % sizes.size()];
-      const long size = sizes[other % sizes.size()];
-#pragma omp parallel for schedule(static) num_threads(threads) if (size > 16384)
-      for (long i = 0; i < size; i++) to[i] += from[i];
-    }
+  void add_to(float* const* grads, int threads) const {
+    const long count = sizes.size(), shares = found.size() / count;
+    by_workers(threads, [&](const Worker& worker) {
+      for (long tensor = 0; tensor < count; tensor++)
+        worker.each(sizes[tensor] / LANES, [&](long vector) {
+          Vec sum = load(grads[tensor] + vector * LANES);
+          for (long share = 0; share < shares; share++) sum += load(found[share * count + tensor] + vector * LANES);
+          store(grads[tensor] + vector * LANES, sum);
+        });
+    });
+    for (long tensor = 0; tensor < count; tensor++)
+      for (long i = sizes[tensor] / LANES * LANES; i < sizes[tensor]; i++)
+        for (long share = 0; share < shares; share++) grads[tensor][i] += found[share * count + tensor][i];
   }
 
  private:
-  float* const* grads;
-  std::vector<long> sizes;
-  std::vector<float*> others;
+  std::vector<long> sizes;  // of each tensor
+  std::vector<float*> found;  // of each share, then of each tensor
 };
 
 }  // namespace
@@ -171,8 +175,8 @@ void groat_layer_forward(const DecoderLayer* layer, const DecoderShape* shape, c
   });
 }
 
-// grad_input[rows, H], which may be null, and all gradients of the adapter from grad[rows, H], that of the output. `memory`
-// likewise, and the adapter's size for each thread but one.
+// grad_input[rows, H], which may be null, from grad[rows, H], that of the output; the adapter's gradients are added to.
+// `memory` likewise, and the adapter's size for each thread.
 void groat_layer_backward(const DecoderLayer* layer, const DecoderShape* shape, const Tokens* tokens, const OwnRun* own,
                           long num_runs, const float* input, float* kept, const float* grad, float* grad_input,
                           float* const* adapter_grads, float* memory, long row_floats, int threads) {
@@ -185,7 +189,7 @@ void groat_layer_backward(const DecoderLayer* layer, const DecoderShape* shape, 
   float *grad_keys = room.take(rows * kv_size), *grad_values = room.take(rows * kv_size);
   const long shares = num_shares(rows, threads);
   float* rest = room.next;
-  const AdapterSums sums(*layer, adapter_grads, shares, rest + (rows + 15) / 16 * 16 * row_floats + shares * ROUNDING);
+  const AdapterSums sums(*layer, shares, rest + (rows + 15) / 16 * 16 * row_floats + shares * ROUNDING);
   by_shares(*tokens, rest, row_floats, threads, [&](const Share& share, long number, Room here) {
     const Activations own_rows = activations.from(share.from, *layer, *shape);
     Backward(*layer, *shape, share, own_rows, sums.of(number))
@@ -202,7 +206,7 @@ void groat_layer_backward(const DecoderLayer* layer, const DecoderShape* shape, 
         .projection(grad_queries + share.from * query_size, grad_keys + first_kv, grad_values + first_kv, input + first,
                     grad_middle + first, grad_input ? grad_input + first : nullptr, here);
   });
-  sums.add_up(threads);
+  sums.add_to(adapter_grads, threads);
 }
 
 }  // extern "C"

@@ -64,7 +64,7 @@ class _CompiledLayer(torch.autograd.Function):
         input_TH: torch.Tensor,
         *trained: torch.Tensor,
     ) -> torch.Tensor:
-        del trained  # the kernels know where they are
+        del trained  # they make the output differentiable; the kernels know where they are, and add to their gradients
         output_TH, kept = layers.forward(index, input_TH, tokens)
         ctx.save_for_backward(input_TH, kept)
         ctx.layers, ctx.index, ctx.tokens = layers, index, tokens
@@ -73,10 +73,10 @@ class _CompiledLayer(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         input_TH, kept = ctx.saved_tensors
-        grad_input_TH, trained_grads = ctx.layers.backward(
+        grad_input_TH = ctx.layers.backward(
             ctx.index, input_TH, kept, grads[0], ctx.tokens, needs_input_grad=ctx.needs_input_grad[3]
         )
-        return None, None, None, grad_input_TH, *trained_grads
+        return None, None, None, grad_input_TH, *(None for _ in ctx.needs_input_grad[4:])
 
 
 def through_layers(

@@ -7,8 +7,9 @@ from functools import partial
 
 import torch
 
-from groat.kernels.layers import TreeTokens
+from groat.kernels.layers import CompiledLayers, TreeTokens
 from groat.kernels.matrix import rows_of
+from groat.kernels.native import native_for
 from groat.model.attention import tree_attention
 from groat.model.compiled import compiled_layers, through_layers
 from groat.model.layers import Prepare, linear, rms_norm, rotate, rotation, swiglu
@@ -31,6 +32,8 @@ class Decoder:
     def __init__(self, spec: ModelSpec, weights: Weights) -> None:
         self.spec = spec
         self.weights = weights
+        self._compiled: list[tuple[Sequence[LayerAdapter] | None, CompiledLayers]] = []
+        """For one adapter and for none."""
 
     def hidden(
         self,
@@ -59,13 +62,26 @@ class Decoder:
         recompute: Recompute | None = None,
     ) -> torch.Tensor:
         """`hidden`, every token attending over its ancestors and itself: a layer in one call where it is compiled."""
-        compiled = compiled_layers(self.spec, self.weights, adapter)
+        compiled = self.compiled(adapter)
         if compiled is None or not nodes:
             attend = partial(_attend_trees, nodes=nodes)
             return self.hidden(token_ids_T, positions_T, attend, adapter, recompute=recompute)
         tokens = TreeTokens(rotation(self.spec, positions_T, self.weights.dtype), nodes)
         run = partial(through_layers, compiled=compiled, adapter=adapter, tokens=tokens)
         return self._through(run, rows_of(self.weights.embedding_VH, token_ids_T), adapter, recompute)
+
+    def compiled(self, adapter: Adapter | None) -> CompiledLayers | None:
+        """The layers as the compiled kernels take them, made once; None where torch computes them."""
+        layers = None if adapter is None else adapter.layers
+        if native_for() is None:
+            return None
+        if (found := next((made for of, made in self._compiled if of is layers), None)) is not None:
+            return found
+        made = compiled_layers(self.spec, self.weights, adapter)
+        if made is not None:
+            others = [one for one in self._compiled if (one[0] is None) != (layers is None)]
+            self._compiled = [*others, (layers, made)]
+        return made
 
     def final_norm(self, hidden_XH: torch.Tensor) -> torch.Tensor:
         """What the head reads."""

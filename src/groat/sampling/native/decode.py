@@ -9,7 +9,6 @@ import torch
 
 from groat.kernels.layers import CompiledLayers
 from groat.kernels.matrix import rows_of
-from groat.model.compiled import compiled_layers
 from groat.model.decoder import Decoder
 from groat.model.layers import rotation
 from groat.model.lora import Adapter
@@ -34,7 +33,7 @@ Decode = Callable[[Newest], torch.Tensor]
 
 def decode_with(decoder: Decoder, adapter: Adapter | None) -> Decode:
     """As fast as this machine can; both ways compute the same numbers where both are there."""
-    compiled = compiled_layers(decoder.spec, decoder.weights, adapter)
+    compiled = decoder.compiled(adapter)
     return decode_layer_by_layer(decoder, adapter) if compiled is None else _decode_compiled(decoder, compiled)
 
 
