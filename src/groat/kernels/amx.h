@@ -42,27 +42,25 @@ class MatrixTiles {
 };
 
 // One or two sixteens of rows, times 32 outputs. Tiles 0 to 3 are the sums, 4 and 5 the rows, 6 and 7 the weights; those
-// of the next block are multiplied between the scaling of this one's sums, since they have units of their own.
+// of the next scale are multiplied between the scaling of this one's sums, since they have units of their own.
 template <int SIXTEENS, class Scale>
 class Strip {
  public:
   Strip(const TileProduct<Scale>& right, const RoundedRows& left)
       : right_(right), sixteens_{left, left.at(SIXTEEN * (SIXTEENS - 1), 0)} {
     for (auto& row : sums_) _mm512_store_ps(row, _mm512_setzero_ps()), _mm512_store_ps(row + 16, _mm512_setzero_ps());
-    multiply_first(0), multiply_second(0), multiply_third(0), multiply_fourth(0), store_last(0);
-    for (long block = 0; block + 1 < right.blocks; block++) {
-      const Factors factors(right, block);
-      multiply_first(block + 1);
-      scale<0, 8>(block, factors);
-      multiply_second(block + 1);
-      scale<8, 16>(block, factors);
-      multiply_third(block + 1);
-      scale<16, 24>(block, factors);
-      multiply_fourth(block + 1);
-      scale<24, 32>(block, factors);
-      store_last(block + 1);
+    const long count = (right.blocks + right.scaled - 1) / right.scaled;
+    multiply_first_half(0), multiply_second_half(0), multiply_others(0);
+    for (long number = 0; number + 1 < count; number++) {
+      const Factors factors(right, number);
+      multiply_first_half(number + 1);
+      scale<0, 8>(number, factors);
+      multiply_second_half(number + 1);
+      scale<8, 16>(number, factors);
+      multiply_others(number + 1);
+      scale<16, 32>(number, factors);
     }
-    scale<0, 32>(right.blocks - 1, Factors(right, right.blocks - 1));
+    scale<0, 32>(count - 1, Factors(right, count - 1));
   }
 
   // The first `rows` of them to where the product goes.
@@ -75,8 +73,8 @@ class Strip {
  private:
   struct Factors {
     __m512 halves[2];
-    Factors(const TileProduct<Scale>& right, long block)
-        : halves{scales_of(right.scales + block * TILE_OUTPUTS), scales_of(right.scales + block * TILE_OUTPUTS + 16)} {}
+    Factors(const TileProduct<Scale>& right, long number)
+        : halves{scales_of(right.scales + number * TILE_OUTPUTS), scales_of(right.scales + number * TILE_OUTPUTS + 16)} {}
   };
 
   static constexpr int ROWS = SIXTEENS * SIXTEEN;
@@ -84,54 +82,61 @@ class Strip {
 
   const int8_t* rows(int sixteen, long block) const { return sixteens_[sixteen].values + block * SIXTEEN * BLOCK; }
 
-  void multiply_first(long block) {
-    right_.prefetch(block, 0);
+  // The first block of a scale, with the first sixteen of rows, then with the second; and the other block.
+  void multiply_first_half(long number) {
     _tile_zero(0);
+    _tile_zero(1);
+    add_first_half(number * right_.scaled);
+  }
+  void multiply_second_half(long number) {
+    if constexpr (SIXTEENS == 2) {
+      _tile_zero(2);
+      _tile_zero(3);
+    }
+    add_second_half(number * right_.scaled);
+  }
+  void multiply_others(long number) {
+    const long end = std::min(right_.blocks, (number + 1) * right_.scaled);
+    for (long block = number * right_.scaled + 1; block < end; block++) add_first_half(block), add_second_half(block);
+    auto& wholes = wholes_[number % 2];
+    _tile_stored(0, wholes[0], SUM_BYTES);
+    _tile_stored(1, wholes[0] + 16, SUM_BYTES);
+    if constexpr (SIXTEENS == 2) {
+      _tile_stored(2, wholes[SIXTEEN], SUM_BYTES);
+      _tile_stored(3, wholes[SIXTEEN] + 16, SUM_BYTES);
+    }
+  }
+
+  void add_first_half(long block) {
+    right_.prefetch(block, 0), right_.prefetch(block, 1);
     _tile_loadd(6, right_.values + block * BLOCK_BYTES, WEIGHT_BYTES);
     _tile_loadd(4, rows(0, block), BLOCK);
     _tile_dpbsud(0, 4, 6);
-  }
-  void multiply_second(long block) {
-    right_.prefetch(block, 1);
-    _tile_zero(1);
     _tile_loadd(7, right_.values + block * BLOCK_BYTES + 64, WEIGHT_BYTES);
     _tile_dpbsud(1, 4, 7);
-    _tile_stored(0, wholes_[block % 2][0], SUM_BYTES);
   }
-  void multiply_third(long block) {
-    right_.prefetch(block, 2);
+  void add_second_half(long block) {
+    right_.prefetch(block, 2), right_.prefetch(block, 3);
     if constexpr (SIXTEENS == 2) {
-      _tile_zero(2);
       _tile_loadd(5, rows(1, block), BLOCK);
       _tile_dpbsud(2, 5, 6);
-    }
-    _tile_stored(1, wholes_[block % 2][0] + 16, SUM_BYTES);
-  }
-  void multiply_fourth(long block) {
-    right_.prefetch(block, 3);
-    if constexpr (SIXTEENS == 2) {
-      _tile_zero(3);
       _tile_dpbsud(3, 5, 7);
-      _tile_stored(2, wholes_[block % 2][SIXTEEN], SUM_BYTES);
     }
-  }
-  void store_last(long block) {
-    if constexpr (SIXTEENS == 2) _tile_stored(3, wholes_[block % 2][SIXTEEN] + 16, SUM_BYTES);
   }
 
   template <int FROM, int TO>
-  void scale(long block, const Factors& factors) {
+  void scale(long number, const Factors& factors) {
     constexpr int END = TO < ROWS ? TO : ROWS;
 #pragma GCC unroll 8
     for (int row = FROM; row < END; row++) {
       const RoundedRows& rows = sixteens_[row / SIXTEEN];
-      const long place = block * SIXTEEN + row % SIXTEEN;
+      const long place = number * SIXTEEN + row % SIXTEEN;
       const __m512i excess = _mm512_set1_epi32(rows.excess[place]);
       const __m512 scale = _mm512_set1_ps(rows.scales[place]);
 #pragma GCC unroll 2
       for (int half = 0; half < 2; half++) {
         float* sum = sums_[row] + 16 * half;
-        const __m512i exact = _mm512_add_epi32(_mm512_load_si512(wholes_[block % 2][row] + 16 * half), excess);
+        const __m512i exact = _mm512_add_epi32(_mm512_load_si512(wholes_[number % 2][row] + 16 * half), excess);
         _mm512_store_ps(sum, _mm512_fmadd_ps(_mm512_cvtepi32_ps(exact), _mm512_mul_ps(factors.halves[half], scale),
                                              _mm512_load_ps(sum)));
       }

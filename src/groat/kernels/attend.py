@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -90,32 +90,40 @@ def tree_spans(nodes: Sequence[Node], own: Runs, before: Mapping[int, Sequence[R
     their number."""
     spans: list[tuple[int, ...]] = []
     runs: list[tuple[int, ...]] = []
-    open_nodes: list[tuple[int, list[tuple[int, ...]]]] = []  # where their subtrees end, and their paths
-    for index, node in enumerate(nodes):
-        while open_nodes and open_nodes[-1][0] <= node.start:
-            open_nodes.pop()
-        outside = [run.fields(0, len(run.keys_LKD)) for run in before.get(index, ())]
-        above = open_nodes[-1][1] if open_nodes else outside
-        path = [*above, own.fields(node.start, node.end)]
-        spans.append((node.start, node.end - node.start, sum(run[0] for run in above), len(runs), len(path)))
-        runs.extend(path)
-        open_nodes.append((node.subtree_end, path))
+    outside: list[tuple[int, ...]] = []
+    for index, path in enumerate(_paths(nodes)):
+        if len(path) == 1:
+            outside = [run.fields(0, len(run.keys_LKD)) for run in before.get(index, ())]
+        here = [*outside, *(own.fields(node.start, node.end) for node in path)]
+        spans.append(_span(path[-1], here, len(runs)))
+        runs.extend(here)
     return np.array(spans, np.int64), np.array(runs, np.int64)
 
 
 def tree_places(nodes: Sequence[Node]) -> tuple[np.ndarray, np.ndarray]:
-    """The spans of `tree_spans`, where nothing comes before the roots, and of each run its first token and their number."""
+    """The spans of `tree_spans`, where nothing comes before the roots; of each run how many tokens it has, and the first."""
     spans: list[tuple[int, ...]] = []
     runs: list[tuple[int, int]] = []
-    path: list[Node] = []  # those above
+    for path in _paths(nodes):
+        here = [(node.end - node.start, node.start) for node in path]
+        spans.append(_span(path[-1], here, len(runs)))
+        runs.extend(here)
+    return np.array(spans, np.int64), np.array(runs, np.int64)
+
+
+def _paths(nodes: Sequence[Node]) -> Iterator[list[Node]]:
+    """For each node those above it, from the root, and itself."""
+    path: list[Node] = []
     for node in nodes:
         while path and path[-1].subtree_end <= node.start:
             path.pop()
-        position = sum(above.end - above.start for above in path)
         path.append(node)
-        spans.append((node.start, node.end - node.start, position, len(runs), len(path)))
-        runs.extend((one.start, one.end - one.start) for one in path)
-    return np.array(spans, np.int64), np.array(runs, np.int64)
+        yield [*path]
+
+
+def _span(node: Node, runs: Sequence[tuple[int, ...]], first_run: int) -> tuple[int, ...]:
+    """A node's, whose path has these runs; the first field of each is its number of tokens."""
+    return node.start, node.end - node.start, sum(run[0] for run in runs[:-1]), first_run, len(runs)
 
 
 def has_native_attention(keys: torch.Tensor) -> bool:

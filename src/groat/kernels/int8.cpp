@@ -73,7 +73,7 @@ void int8_product(const Int8Tiles& weights, const float* x, long x_stride, long 
                   long rows, const float* bias, const Adapter* adapter, void* scratch, int threads) {
   const long blocks = weights.blocks, tiles = (weights.outputs + TILE_OUTPUTS - 1) / TILE_OUTPUTS;
   const long row_parts = tiles < 4 * threads ? threads : 1;
-  const RoundedRows left(scratch, rows, blocks);
+  const RoundedRows left(scratch, rows, blocks, PAIR);
   round_rows(x, x_stride, rows, inputs, Order::TURNED, left, threads);
   // Rows that stay in the cache meet all tiles before the next ones come.
   const long sixteens = sixteens_of(rows), at_once = std::max(6L, BYTES_IN_CACHE / (blocks * SIXTEEN * ROUNDED_BYTES));
@@ -88,7 +88,7 @@ void int8_product(const Int8Tiles& weights, const float* x, long x_stride, long 
         if (row >= end) return;
         const int width = int(std::min(long(TILE_OUTPUTS), weights.outputs - first));
         const uint8_t* next = tile + 1 < tiles ? weights.block(tile + 1, 0) : nullptr;
-        const TileProduct<uint16_t> right{weights.block(tile, 0), weights.block_scales(tile, 0), blocks,
+        const TileProduct<uint16_t> right{weights.block(tile, 0), weights.block_scales(tile, 0), blocks, PAIR,
                                           bias ? bias + first : nullptr, width, false, next};
         float* to = out + row * out_stride + first;
         multiply_tile(right, left.at(row, 0), end - row, to, out_stride);
@@ -111,7 +111,7 @@ void int8_straight_product(const Int8Tiles& weights, const float* grad, long gra
     return;
   }
 #endif
-  const RoundedRows left(scratch, rows, blocks);
+  const RoundedRows left(scratch, rows, blocks, 1);
   float* turned = left.end(rows);
   round_rows(grad, grad_stride, rows, weights.outputs, Order::TURNED, left, threads);
   multiply_transposed(Columns{weights}, left, turned, width, rows, width, threads);

@@ -1,7 +1,8 @@
 // Frozen weights in 8 bits: how they lie, how they become fp32 again, and products in int8 where the CPU has VNNI.
 //
 // A block is 64 inputs of one output: it is turned by a Hadamard matrix (its own inverse), so that a few large values
-// spread over all 64, and has one scale in bf16. Whoever multiplies turns the other side's blocks likewise.
+// spread over all 64. Two blocks have one scale, in bf16; the last one may be alone. Whoever multiplies turns the other
+// side's blocks likewise, and rounds two of them to one scale.
 // Tiles of 32 outputs lie one behind the other, [blocks][16 groups][32 outputs][4 inputs]; a byte is the value + 128.
 
 #pragma once
@@ -17,7 +18,10 @@
 constexpr int BLOCK = 64, TILE_OUTPUTS = 32, GROUP = 4;
 constexpr int BLOCK_BYTES = TILE_OUTPUTS * BLOCK;  // of one tile
 
+constexpr long PAIR = 2;  // blocks that share a scale
+
 inline long blocks_of(long inputs) { return (inputs + BLOCK - 1) / BLOCK; }
+inline long pairs_of(long blocks) { return (blocks + PAIR - 1) / PAIR; }
 
 constexpr long SIXTEEN = 16;  // rows that are rounded side by side
 inline long sixteens_of(long rows) { return (rows + SIXTEEN - 1) / SIXTEEN; }
@@ -62,12 +66,12 @@ inline void hadamard_orthogonal(float* values) {
 
 struct Int8Tiles {
   const uint8_t* values;   // [tiles][blocks][BLOCK_BYTES]
-  const uint16_t* scales;  // bf16, [tiles][blocks][TILE_OUTPUTS]
+  const uint16_t* scales;  // bf16, [tiles][pairs of blocks][TILE_OUTPUTS]
   long outputs, blocks;
 
   const uint8_t* block(long tile, long number) const { return values + (tile * blocks + number) * BLOCK_BYTES; }
   const uint16_t* block_scales(long tile, long number) const {
-    return scales + (tile * blocks + number) * TILE_OUTPUTS;
+    return scales + (tile * pairs_of(blocks) + number / PAIR) * TILE_OUTPUTS;
   }
   // A block of an output's weights, turned back.
   void row_block(long output, long number, float* to) const {

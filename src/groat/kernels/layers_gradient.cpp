@@ -9,7 +9,7 @@ extern "C" {
 
 // Where a run's tokens lie among those of a micro-batch: a learner's keys are all in one place.
 struct OwnRun {
-  int64_t start, count;
+  int64_t count, start;
 };
 
 }  // extern "C"

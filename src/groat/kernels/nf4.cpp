@@ -94,7 +94,7 @@ struct Columns {
 void nf4_product(const NF4Rows& weights, const float* x, long x_stride, float* out, long out_stride, long rows,
                  const float* bias, const Adapter* adapter, void* scratch, int threads) {
   const long blocks = weights.inputs / BLOCK, tiles = (weights.outputs + TILE_OUTPUTS - 1) / TILE_OUTPUTS;
-  const RoundedRows left(scratch, rows, blocks);
+  const RoundedRows left(scratch, rows, blocks, 1);
   round_rows(x, x_stride, rows, weights.inputs, Order::PAIRED, left, threads);
   const __m512i bytes = code_bytes(weights.code);
   by_workers(threads, [&](const Worker& worker) {
@@ -106,8 +106,8 @@ void nf4_product(const NF4Rows& weights, const float* x, long x_stride, float* o
       for (long block = 0; block < blocks; block += CodedTile::BLOCKS) {
         const long count = std::min(CodedTile::BLOCKS, blocks - block);
         tile->fill(weights, bytes, first, block, count);
-        const TileProduct<float> right{tile->values, tile->scales, count, bias && !block ? bias + first : nullptr, width,
-                                       block > 0, nullptr};
+        const TileProduct<float> right{tile->values, tile->scales, count, 1, bias && !block ? bias + first : nullptr,
+                                       width, block > 0, nullptr};
         multiply_tile(right, left.at(0, block), rows, out + first, out_stride);
       }
       if (adapter) add_adapter(*adapter, first, width, 0, rows, out + first, out_stride);
@@ -122,7 +122,7 @@ void nf4_straight_product(const NF4Rows& weights, const float* grad, long grad_s
     return adapted_product_in_halves(Columns{weights}, grad, grad_stride, out, out_stride, rows, weights.inputs, adapter,
                                      false, static_cast<float*>(scratch), threads);
 #endif
-  const RoundedRows left(scratch, rows, blocks_of(weights.outputs));
+  const RoundedRows left(scratch, rows, blocks_of(weights.outputs), 1);
   round_rows(grad, grad_stride, rows, weights.outputs, Order::TURNED, left, threads);
   multiply_transposed(Columns{weights}, left, out, out_stride, rows, weights.inputs, threads);
 }

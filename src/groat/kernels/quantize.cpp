@@ -73,16 +73,17 @@ void to_nf4(const Number* values, long count, const float* middles, uint8_t* pac
   }
 }
 
-// A block of one output: turned, and rounded to 127 steps either side of zero. `to` is its place in the tile.
+// Two blocks of one output, or one: turned, and rounded to 127 steps either side of zero. `to` is the place of the first
+// in its tile.
 template <class Number>
-uint16_t to_int8(const Number* values, int count, uint8_t* to) {
-  float turned[BLOCK] = {};
+uint16_t to_int8(const Number* values, int count, int blocks, uint8_t* to) {
+  float turned[PAIR * BLOCK] = {};
   for (int i = 0; i < count; i++) turned[i] = widened(values[i]);
-  hadamard_orthogonal(turned);
-  const uint16_t scale = bfloat16_above(largest_magnitude(turned, BLOCK) / 127.0f);
+  for (int block = 0; block < blocks; block++) hadamard_orthogonal(turned + block * BLOCK);
+  const uint16_t scale = bfloat16_above(largest_magnitude(turned, PAIR * BLOCK) / 127.0f);
   if (scale == NOT_A_NUMBER) return scale;  // refused by whoever asked
   const float divisor = std::max(from_bfloat16(scale), SMALLEST);
-  for (int i = 0; i < BLOCK; i++)
+  for (int i = 0; i < blocks * BLOCK; i++)
     to[i / GROUP * TILE_OUTPUTS * GROUP + i % GROUP] = uint8_t(int(std::nearbyint(turned[i] / divisor)) + 128);
   return scale;
 }
@@ -92,11 +93,12 @@ void to_int8_tiles(const Number* values, long rows, long columns, uint8_t* tiles
   const long blocks = blocks_of(columns), padded = (rows + TILE_OUTPUTS - 1) / TILE_OUTPUTS * TILE_OUTPUTS;
 #pragma omp parallel for schedule(static) num_threads(threads)
   for (long row = 0; row < padded; row++)
-    for (long block = 0; block < blocks; block++) {
-      const long place = row / TILE_OUTPUTS * blocks + block, output = row % TILE_OUTPUTS, first = block * BLOCK;
-      const int count = row < rows ? int(std::min(long(BLOCK), columns - first)) : 0;
-      uint8_t* to = tiles + place * BLOCK_BYTES + output * GROUP;
-      scales[place * TILE_OUTPUTS + output] = to_int8(values + row * columns + first, count, to);
+    for (long block = 0; block < blocks; block += PAIR) {
+      const long tile = row / TILE_OUTPUTS, output = row % TILE_OUTPUTS, first = block * BLOCK;
+      const int count = row < rows ? int(std::min(PAIR * BLOCK, columns - first)) : 0;
+      scales[(tile * pairs_of(blocks) + block / PAIR) * TILE_OUTPUTS + output] =
+          to_int8(values + row * columns + first, count, int(std::min(PAIR, blocks - block)),
+                  tiles + (tile * blocks + block) * BLOCK_BYTES + output * GROUP);
     }
 }
 

@@ -1,6 +1,6 @@
 """Frozen weights in 8 and 4 bits: how they are made, and how they become numbers again, a few rows at a time.
 
-`int8` is symmetric with a scale for 64 inputs of an output, turned first so that no single one is large. `nf4` is
+`int8` is symmetric with a scale for 128 inputs of an output, turned first so that no single one is large. `nf4` is
 QLoRA's 4-bit NormalFloat (arXiv:2305.14314) with blocks of 64 and double quantization, byte for byte as bitsandbytes
 stores it.
 """
@@ -18,7 +18,9 @@ from groat.kernels.native import MatrixView, native_for
 from groat.types import Compute
 
 BLOCK = 64
-"""Elements that share one scale; those of NF4 run over the flattened matrix."""
+"""Elements that are turned together, and in NF4 share a scale; NF4's run over the flattened matrix."""
+_PAIR = 2
+"""Blocks that share a scale in int8; a last one may be alone."""
 TILE_OUTPUTS, GROUP = 32, 4
 """Outputs of a tile of int8 weights, and inputs of each that lie side by side: those of int8.h."""
 INT8_TILES, NF4_ROWS = 2, 3
@@ -76,20 +78,28 @@ def turned(input_XK: torch.Tensor) -> torch.Tensor:
 
 def rounded(input_XK: torch.Tensor) -> torch.Tensor:
     """Activations [X, K] as products with int8 weights in int8 see them."""
-    values_XBK = rounded_blocks(turned(input_XK)) @ hadamard().to(input_XK.dtype)
+    values_XBK = rounded_blocks(turned(input_XK), sharing=_PAIR) @ hadamard().to(input_XK.dtype)
     return values_XBK.flatten(1)[:, : input_XK.shape[1]]
 
 
-def rounded_blocks(blocks_XBK: torch.Tensor) -> torch.Tensor:
-    """A scale per row and block, 127 steps either side of zero."""
-    largest = blocks_XBK.abs().amax(-1, keepdim=True)
+def rounded_blocks(blocks_XBK: torch.Tensor, *, sharing: int = 1) -> torch.Tensor:
+    """A scale per row for every block, or so many that share it, 127 steps either side of zero."""
+    largest = _largest(blocks_XBK, sharing).repeat_interleave(sharing, -1)[..., : blocks_XBK.shape[-2], None]
     steps = torch.where(largest > 0, 127 / largest, 0.0)
     return (blocks_XBK * steps).round_().mul_(largest / 127)
 
 
+def _largest(blocks_XBK: torch.Tensor, sharing: int) -> torch.Tensor:
+    """The largest magnitude of every so many blocks, [X, B / sharing]."""
+    largest_XB = blocks_XBK.abs().amax(-1)
+    whole_XB = torch.nn.functional.pad(largest_XB, (0, -largest_XB.shape[-1] % sharing))
+    return whole_XB.unflatten(-1, (-1, sharing)).amax(-1)
+
+
 @dataclass(frozen=True, eq=False)
 class Int8Matrix:
-    """A frozen matrix [N, K] in blocks of 64 inputs that are turned, then rounded to a bf16 scale: a byte a weight.
+    """A frozen matrix [N, K] in blocks of 64 inputs that are turned, then two by two rounded to a bf16 scale: a byte a
+    weight.
 
     They lie as the kernels read them: output n and input k of a block b are `tiles[n // 32, b, k // 4, n % 32, k % 4]`,
     a value + 128; outputs past N and inputs past K count as zeros.
@@ -97,7 +107,7 @@ class Int8Matrix:
 
     tiles: torch.Tensor
     scales: torch.Tensor
-    """[N / 32, blocks, 32], bf16."""
+    """[N / 32, pairs of blocks, 32], bf16."""
     num_rows: int
     num_columns: int
     compute: Compute = "f32"
@@ -117,7 +127,8 @@ class Int8Matrix:
             return rows_TK
         tile_T, place_T = ids_T // TILE_OUTPUTS, ids_T % TILE_OUTPUTS
         values_TBK = self.tiles[tile_T, :, :, place_T].flatten(2).float().sub_(128)
-        values_TBK *= self.scales[tile_T, :, place_T].float()[:, :, None]
+        scales_TP = self.scales[tile_T, :, place_T].float()
+        values_TBK *= scales_TP.repeat_interleave(_PAIR, 1)[:, : values_TBK.shape[1], None]
         return (values_TBK @ hadamard()).flatten(1)[:, : self.num_columns]
 
     @functools.cached_property
@@ -267,7 +278,7 @@ def int8_of(shape: tuple[int, int], ranges: Rows) -> Int8Matrix:
     """`to_int8` of rows that come a few at a time. NotFiniteError for infinities and NaN."""
     (rows, columns), num_blocks = shape, -(-shape[1] // BLOCK)
     tiles = torch.empty(-(-rows // TILE_OUTPUTS), num_blocks, BLOCK // GROUP, TILE_OUTPUTS, GROUP, dtype=torch.uint8)
-    scales = torch.empty(len(tiles), num_blocks, TILE_OUTPUTS, dtype=torch.bfloat16)
+    scales = torch.empty(len(tiles), -(-num_blocks // _PAIR), TILE_OUTPUTS, dtype=torch.bfloat16)
     first = 0
     for some in ranges:
         end = first + -(-len(some) // TILE_OUTPUTS)
@@ -289,15 +300,15 @@ def _round_blocks(weight_NK: torch.Tensor, tiles: torch.Tensor, scales: torch.Te
         return
     weight_NK = weight_NK.float()
     blocks_NBK = turned(torch.nn.functional.pad(weight_NK, (0, 0, 0, -len(weight_NK) % TILE_OUTPUTS)))
-    largest_NB = blocks_NBK.abs().amax(-1)
-    _check_finite(largest_NB)
-    scales_NB = _bf16_above(largest_NB / 127)
-    # A block of zeros has the scale 0 and stays zeros.
-    blocks_NBK.div_(scales_NB.float().clamp_(min=_SMALLEST)[:, :, None]).round_().add_(128)
-    num_blocks = tiles.shape[1]
+    largest_NP = _largest(blocks_NBK, _PAIR)
+    _check_finite(largest_NP)
+    scales_NP, num_blocks = _bf16_above(largest_NP / 127), tiles.shape[1]
+    # Blocks of zeros have the scale 0 and stay zeros.
+    divisors_NP = scales_NP.float().clamp_(min=_SMALLEST)
+    blocks_NBK.div_(divisors_NP.repeat_interleave(_PAIR, 1)[:, :num_blocks, None]).round_().add_(128)
     values = blocks_NBK.to(torch.uint8).view(-1, TILE_OUTPUTS, num_blocks, BLOCK // GROUP, GROUP)
     tiles.copy_(values.permute(0, 2, 3, 1, 4))
-    scales.copy_(scales_NB.view(-1, TILE_OUTPUTS, num_blocks).transpose(1, 2))
+    scales.copy_(scales_NP.view(-1, TILE_OUTPUTS, scales.shape[1]).transpose(1, 2))
 
 
 def _bf16_above(values: torch.Tensor) -> torch.Tensor:

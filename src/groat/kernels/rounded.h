@@ -10,29 +10,32 @@
 
 namespace {
 
-// Blocks of rows as the product reads them: 64 rounded values, their scale, and what the 128 adds. Sixteen rows lie side
-// by side, [rows / 16][blocks][16], so that a matrix tile is read from one piece of memory.
+// Blocks of rows as the product reads them: 64 rounded values, and of so many blocks the scale, and what the 128 adds.
+// Sixteen rows lie side by side, [rows / 16][blocks][16], so that a matrix tile is read from one piece of memory.
 struct RoundedRows {
   int8_t* values;  // where a cache line begins
   float* scales;
   int32_t* excess;
-  long blocks;
+  long blocks, scaled;  // blocks that share a scale; the last ones may be fewer
 
   // In `room` of ROUNDED_BYTES for each block of whole sixteens of rows.
-  RoundedRows(void* room, long rows, long blocks) : values(static_cast<int8_t*>(room)), blocks(blocks) {
-    const long places = sixteens_of(rows) * SIXTEEN * blocks;
-    scales = reinterpret_cast<float*>(values + places * BLOCK);
-    excess = reinterpret_cast<int32_t*>(scales + places);
+  RoundedRows(void* room, long rows, long blocks, long scaled)
+      : values(static_cast<int8_t*>(room)), blocks(blocks), scaled(scaled) {
+    scales = reinterpret_cast<float*>(values + sixteens_of(rows) * SIXTEEN * blocks * BLOCK);
+    excess = reinterpret_cast<int32_t*>(scales + sixteens_of(rows) * SIXTEEN * num_scales());
   }
 
-  float* end(long rows) const { return reinterpret_cast<float*>(excess + sixteens_of(rows) * SIXTEEN * blocks); }
+  long num_scales() const { return (blocks + scaled - 1) / scaled; }
+  float* end(long rows) const { return reinterpret_cast<float*>(excess + sixteens_of(rows) * SIXTEEN * num_scales()); }
 
-  // The same from a row and a block on. Up to the end of its sixteen, row i lies i places further, and block i of them all
-  // SIXTEEN * i places.
+  // The same from a row and a block on, the first of those with its scale. Up to the end of its sixteen, row i lies i
+  // places further, and block or scale i of them all SIXTEEN * i places.
   RoundedRows at(long row, long block) const {
     RoundedRows rest = *this;
-    const long skipped = (row / SIXTEEN * blocks + block) * SIXTEEN + row % SIXTEEN;
-    rest.values += skipped * BLOCK, rest.scales += skipped, rest.excess += skipped;
+    const long sixteen = row / SIXTEEN, beside = row % SIXTEEN;
+    const long scale = (sixteen * num_scales() + block / scaled) * SIXTEEN + beside;
+    rest.values += ((sixteen * blocks + block) * SIXTEEN + beside) * BLOCK;
+    rest.scales += scale, rest.excess += scale;
     return rest;
   }
 };
@@ -65,10 +68,11 @@ inline void load_block(const float* from, int count, __m512 v[4]) {
 }
 
 // The bits of the largest absolute value: as whole numbers they have the same order, with NaN above all.
-inline int32_t largest_bits(const __m512 v[4]) {
-  const auto bits = [&](int i) { return _mm512_castps_si512(_mm512_abs_ps(v[i])); };
-  return _mm512_reduce_max_epi32(
-      _mm512_max_epi32(_mm512_max_epi32(bits(0), bits(1)), _mm512_max_epi32(bits(2), bits(3))));
+template <int VECTORS>
+inline int32_t largest_bits(const __m512* v) {
+  __m512i most = _mm512_setzero_si512();
+  for (int i = 0; i < VECTORS; i++) most = _mm512_max_epi32(most, _mm512_castps_si512(_mm512_abs_ps(v[i])));
+  return _mm512_reduce_max_epi32(most);
 }
 
 // Of every eight bytes, those at even places first.
@@ -81,28 +85,37 @@ inline void pair(int8_t* values) {
 // NF4's pairs come out of their bytes.
 enum class Order { TURNED, PAIRED };
 
-// Put in order, and rounded to 127 steps either side of zero: the first block of `to`.
-inline void round_block(const float* from, int count, Order order, const RoundedRows& to) {
-  __m512 v[4];
-  load_block(from, count, v);
-  if (order == Order::TURNED) hadamard(v);
-  const int32_t bits = largest_bits(v);
+// One block or two, put in order and rounded to 127 steps either side of zero: the first ones of `to`, to one scale.
+template <int BLOCKS>
+inline void round_blocks(const float* from, long count, Order order, const RoundedRows& to) {
+  __m512 v[4 * BLOCKS];
+  for (int block = 0; block < BLOCKS; block++) {
+    load_block(from + block * BLOCK, int(std::clamp(count - block * BLOCK, 0L, long(BLOCK))), v + 4 * block);
+    if (order == Order::TURNED) hadamard(v + 4 * block);
+  }
+  const int32_t bits = largest_bits<4 * BLOCKS>(v);
   if (__builtin_expect(bits >= 0x7F800000, false)) {  // so that the product is not one either, and the step is noticed
-    std::memset(to.values, 0, BLOCK);
+    for (int block = 0; block < BLOCKS; block++) std::memset(to.values + block * SIXTEEN * BLOCK, 0, BLOCK);
     *to.scales = NAN, *to.excess = 0;
     return;
   }
   float most;
   std::memcpy(&most, &bits, sizeof most);
-  const float steps = most > 0 ? 127.0f / most : 0.0f;
-  __m512i whole[4];
-  for (int i = 0; i < 4; i++) whole[i] = _mm512_cvtps_epi32(_mm512_mul_ps(v[i], _mm512_set1_ps(steps)));
-  // Packing goes by lanes of four; they are put in order at the end.
-  const __m512i bytes = _mm512_packs_epi16(_mm512_packs_epi32(whole[0], whole[1]), _mm512_packs_epi32(whole[2], whole[3]));
-  const __m512i order_of_fours = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-  _mm512_store_si512(to.values, _mm512_permutexvar_epi32(order_of_fours, bytes));
-  const __m512i total = _mm512_add_epi32(_mm512_add_epi32(whole[0], whole[1]), _mm512_add_epi32(whole[2], whole[3]));
-  if (order == Order::PAIRED) pair(to.values);
+  const __m512 steps = _mm512_set1_ps(most > 0 ? 127.0f / most : 0.0f);
+  __m512i total = _mm512_setzero_si512();
+  for (int block = 0; block < BLOCKS; block++) {
+    __m512i whole[4];
+    for (int i = 0; i < 4; i++) {
+      whole[i] = _mm512_cvtps_epi32(_mm512_mul_ps(v[4 * block + i], steps));
+      total = _mm512_add_epi32(total, whole[i]);
+    }
+    // Packing goes by lanes of four; they are put in order at the end.
+    const __m512i halves = _mm512_packs_epi32(whole[0], whole[1]), others = _mm512_packs_epi32(whole[2], whole[3]);
+    const __m512i order_of_fours = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    int8_t* values = to.values + block * SIXTEEN * BLOCK;
+    _mm512_store_si512(values, _mm512_permutexvar_epi32(order_of_fours, _mm512_packs_epi16(halves, others)));
+    if (order == Order::PAIRED) pair(values);
+  }
   *to.scales = most / (order == Order::TURNED ? 127.0f * 8.0f : 127.0f);
   *to.excess = -128 * _mm512_reduce_add_epi32(total);
 }
@@ -125,7 +138,7 @@ template <class Scale>
 struct TileProduct {
   const uint8_t* values;
   const Scale* scales;
-  long blocks;
+  long blocks, scaled;  // blocks that share a scale, as the rows' do
   const float* bias;  // or null
   int width;
   bool add;

@@ -23,28 +23,30 @@ void multiply_rows(const TileProduct<Scale>& right, const RoundedRows& left, flo
   const Scale* scales = right.scales;
   __m512 sums[ROWS][2];
   for (int row = 0; row < ROWS; row++) sums[row][0] = sums[row][1] = _mm512_setzero_ps();
-  for (long block = 0; block < right.blocks; block++, tile += BLOCK_BYTES, scales += TILE_OUTPUTS) {
-    for (int quarter = 0; quarter < 4; quarter++) right.prefetch(block, quarter);
+  for (long block = 0, place = 0; block < right.blocks; place += SIXTEEN, scales += TILE_OUTPUTS) {
     __m512i wholes[ROWS][2];
 #pragma GCC unroll 8
     for (int row = 0; row < ROWS; row++)
-      wholes[row][0] = wholes[row][1] = _mm512_set1_epi32(left.excess[block * SIXTEEN + row]);
-    const int8_t* values = left.values + block * SIXTEEN * BLOCK;
+      wholes[row][0] = wholes[row][1] = _mm512_set1_epi32(left.excess[place + row]);
+    for (const long end = std::min(right.blocks, block + right.scaled); block < end; block++, tile += BLOCK_BYTES) {
+      for (int quarter = 0; quarter < 4; quarter++) right.prefetch(block, quarter);
+      const int8_t* values = left.values + block * SIXTEEN * BLOCK;
 #pragma GCC unroll 4
-    for (int group = 0; group < BLOCK / GROUP; group++) {
-      const __m512i first = _mm512_loadu_si512(tile + group * TILE_OUTPUTS * GROUP);
-      const __m512i second = _mm512_loadu_si512(tile + group * TILE_OUTPUTS * GROUP + 64);
+      for (int group = 0; group < BLOCK / GROUP; group++) {
+        const __m512i first = _mm512_loadu_si512(tile + group * TILE_OUTPUTS * GROUP);
+        const __m512i second = _mm512_loadu_si512(tile + group * TILE_OUTPUTS * GROUP + 64);
 #pragma GCC unroll 8
-      for (int row = 0; row < ROWS; row++) {
-        const __m512i four = four_of(values + row * BLOCK + group * GROUP);
-        wholes[row][0] = _mm512_dpbusd_epi32(wholes[row][0], first, four);
-        wholes[row][1] = _mm512_dpbusd_epi32(wholes[row][1], second, four);
+        for (int row = 0; row < ROWS; row++) {
+          const __m512i four = four_of(values + row * BLOCK + group * GROUP);
+          wholes[row][0] = _mm512_dpbusd_epi32(wholes[row][0], first, four);
+          wholes[row][1] = _mm512_dpbusd_epi32(wholes[row][1], second, four);
+        }
       }
     }
     const __m512 factors[2] = {scales_of(scales), scales_of(scales + 16)};
 #pragma GCC unroll 8
     for (int row = 0; row < ROWS; row++) {
-      const __m512 scale = _mm512_set1_ps(left.scales[block * SIXTEEN + row]);
+      const __m512 scale = _mm512_set1_ps(left.scales[place + row]);
       for (int half = 0; half < 2; half++)
         sums[row][half] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(wholes[row][half]), _mm512_mul_ps(factors[half], scale),
                                           sums[row][half]);
@@ -82,14 +84,19 @@ void multiply_tile(const TileProduct<Scale>& right, const RoundedRows& left, lon
 // Rows as a product reads them; those that are missing in the last sixteen have the scale 0.
 inline void round_rows(const float* from, long stride, long rows, long columns, Order order, const RoundedRows& to,
                        int threads) {
-  const long blocks = to.blocks;
-  in_parallel(rows * blocks, rows * blocks > 16 ? threads : 1, [&](long place) {
-    const long first = place % blocks * BLOCK;
-    round_block(from + place / blocks * stride + first, int(std::min(long(BLOCK), columns - first)), order,
-                to.at(place / blocks, place % blocks));
+  in_parallel(rows, rows * to.blocks > 16 ? threads : 1, [&](long row) {
+    const float* here = from + row * stride;
+    for (long block = 0; block < to.blocks; block += to.scaled) {
+      const RoundedRows place = to.at(row, block);
+      if (to.scaled == PAIR && block + 1 < to.blocks)
+        round_blocks<PAIR>(here + block * BLOCK, columns - block * BLOCK, order, place);
+      else
+        round_blocks<1>(here + block * BLOCK, columns - block * BLOCK, order, place);
+    }
   });
   for (long row = rows; row < sixteens_of(rows) * SIXTEEN; row++)
-    for (long block = 0; block < blocks; block++) *to.at(row, block).scales = 0, *to.at(row, block).excess = 0;
+    for (long block = 0; block < to.blocks; block += to.scaled)
+      *to.at(row, block).scales = 0, *to.at(row, block).excess = 0;
 }
 
 // A tile that is made when it is needed; of so many blocks at most, since more would not stay in the cache.
@@ -170,7 +177,8 @@ void multiply_transposed(const Weights& weights, const RoundedRows& left, float*
       worker.each(width / TILE_OUTPUTS, [&](long number) {
         const long input = number * TILE_OUTPUTS;
         tile->fill(weights, input, block * BLOCK, count);
-        const TileProduct<uint16_t> right{tile->values, tile->scales, count, nullptr, TILE_OUTPUTS, block > 0, nullptr};
+        const TileProduct<uint16_t> right{tile->values, tile->scales, count, 1, nullptr, TILE_OUTPUTS, block > 0,
+                                           nullptr};
         multiply_tile(right, left.at(0, block), rows, out + input, out_stride);
       });
     }

@@ -25,8 +25,8 @@ SPARE_ROOMS = 32 * 2**20
 
 
 def matrix_bytes(rows: int, columns: int, kind: StorageKind, plain_scales: bool = False) -> int:
-    """One frozen matrix: int8 lies in tiles of 32 x 64 with a bf16 scale for 64 weights; NF4 has a byte per 64 weights,
-    and two numbers per 256 of those. Plain scales are fp32, for a row of int8 and 64 weights of NF4."""
+    """One frozen matrix: int8 lies in tiles of 32 x 64 with a bf16 scale for 128 weights; NF4 has a byte per 64
+    weights, and two numbers per 256 of those. Plain scales are fp32, for a row of int8 and 64 weights of NF4."""
     weights = rows * columns
     match kind:
         case "f32":
@@ -34,7 +34,8 @@ def matrix_bytes(rows: int, columns: int, kind: StorageKind, plain_scales: bool 
         case "bf16":
             return 2 * weights
         case "int8":
-            return weights + 4 * rows if plain_scales else -(-rows // 32) * -(-columns // 64) * 32 * (64 + 2)
+            blocks = -(-columns // 64)
+            return weights + 4 * rows if plain_scales else -(-rows // 32) * 32 * (64 * blocks + 2 * -(-blocks // 2))
         case "nf4":
             blocks = -(-weights // 64)
             return -(-weights // 2) + (4 * blocks if plain_scales else blocks + 8 * -(-blocks // 256))

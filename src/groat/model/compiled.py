@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -80,7 +79,7 @@ class _CompiledLayer(torch.autograd.Function):
 
 
 def through_layers(
-    input_TH: torch.Tensor, layers: range, compiled: CompiledLayers, adapter: Adapter | None, tokens: TreeTokens
+    layers: range, input_TH: torch.Tensor, compiled: CompiledLayers, adapter: Adapter | None, tokens: TreeTokens
 ) -> torch.Tensor:
     """The residual stream [T, H] after these layers; differentiable."""
     hidden_TH = input_TH

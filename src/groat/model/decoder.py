@@ -89,24 +89,24 @@ class Decoder:
 
     def _through(
         self,
-        run: Callable[[torch.Tensor, range], torch.Tensor],
+        run: Callable[[range, torch.Tensor], torch.Tensor],
         hidden_TH: torch.Tensor,
         adapter: Adapter | None,
         recompute: Recompute | None,
     ) -> torch.Tensor:
         """All layers by `run`, some at a time with `recompute`."""
         if recompute is None or adapter is None:
-            return run(hidden_TH, range(self.spec.num_layers))
+            return run(range(self.spec.num_layers), hidden_TH)
         for first in range(0, self.spec.num_layers, recompute.every):
             some = range(first, min(first + recompute.every, self.spec.num_layers))
             trained = [tensor for index in some for tensor in adapter.layers[index].tensors()]
-            hidden_TH = recomputed(partial(run, layers=some), hidden_TH, trained, recompute.saved_inputs)
+            hidden_TH = recomputed(partial(run, some), hidden_TH, trained, recompute.saved_inputs)
         return hidden_TH
 
     def _layers(
         self,
-        hidden_TH: torch.Tensor,
         layers: range,
+        hidden_TH: torch.Tensor,
         adapter: Adapter | None,
         turns: tuple[torch.Tensor, torch.Tensor],
         attend: Attend,

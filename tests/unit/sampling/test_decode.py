@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from model_families import FAMILIES
 from quantized_decoders import KINDS, Kind, quantized
 from sampler_examples import params_of, sampled, sampler_of
 from tiny_decoders import tiny_adapter, tiny_decoder, tiny_spec
@@ -14,16 +15,6 @@ from groat.model.decoder import Decoder
 from groat.sampling.native import sampler as sampler_module
 from groat.sampling.native.decode import decode_layer_by_layer
 from groat.types import Group
-
-FAMILIES: dict[str, dict[str, Any]] = {
-    "llama": {},
-    "qwen3": {"qk_norm": True},
-    "qwen2": {"qkv_bias": True},
-    "biases": {"qkv_bias": True, "output_bias": True, "mlp_bias": True},
-    "smollm3": {"unrotated_layers": frozenset({1})},
-    "phi4-mini": {"fused_modules": True, "rotary_share": 0.5, "head_dim": 8},
-    "one head": {"num_heads": 1, "num_kv_heads": 1},
-}
 
 
 def both_ways(
