@@ -62,7 +62,8 @@ def build(config: RunConfig, task: Task | None = None, decision: Decision | None
     _check_lengths((*task.train, *held_out) if isinstance(task.train, tuple) else held_out, model, config)
     decoder = Decoder(model.spec, model.weights)
     adapter = new_adapter(model.spec, config.lora, torch.Generator().manual_seed(config.seed))
-    algorithm = build_algorithm(config.algorithm, config.sampling.max_completion_length)
+    weights = {reward.name: reward.weight for reward in task.rewards}
+    algorithm = build_algorithm(config.algorithm, config.sampling.max_completion_length, weights)
     learner = Learner(
         decoder,
         adapter,

@@ -10,7 +10,8 @@ from groat.training.step import StepResult
 
 def rollout_rows(result: StepResult) -> Sequence[RolloutRow]:
     """One row per completion, with its rewards and its advantage."""
-    advantages = {id(sample.completion): sample.advantages[0] for sample in result.credit.samples}
+    # Where tokens differ, the largest: some algorithms leave tokens out.
+    advantages = {id(sample.completion): max(sample.advantages, key=abs) for sample in result.credit.samples}
     return [
         RolloutRow(
             group_index=group_index,
