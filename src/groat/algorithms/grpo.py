@@ -217,8 +217,8 @@ class GRPO:
 
 
 def _of_tokens(completion: Completion, advantage: float, least_entropy: float) -> tuple[float, ...]:
-    """Where entropies are known, tokens with less than the least have no advantage, and so no gradient but the KL's."""
-    if completion.entropies is None:
+    """Tokens with less than the least entropy have no advantage, and so no gradient but the KL term's."""
+    if completion.entropies is None or least_entropy == -np.inf:
         return same_for_all(completion, advantage)
     return tuple(advantage if entropy >= least_entropy else 0.0 for entropy in completion.entropies)
 
