@@ -193,9 +193,6 @@ class OnlineDPOAlgorithmConfig(_Options):
     """How closely the policy is held to the reference policy (adapter off); for ipo the paper's tau."""
     missing_eos_penalty: float | None = None
     """Taken off the reward of a completion that met max_completion_length."""
-    judge: str | None = None
-    """`file.py:function` that compares two answers, instead of reward functions: called with a list of prompts and a
-    list of pairs of completions, it returns for each pair 0 or 1, the place of the better one (-1: neither)."""
 
     def __post_init__(self) -> None:
         above_zero("algorithm.beta", self.beta)

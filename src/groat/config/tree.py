@@ -70,12 +70,22 @@ class TaskConfig(Strict):
     """Built-in reward names or `file.py:function`; empty: the task's own."""
     reward_weights: tuple[float, ...] | None = None
     """One weight per reward function; None: all 1."""
+    judge: str | None = None
+    """`file.py:function` that compares two answers, in place of reward functions: an answer's reward is the share of
+    comparisons that it wins. Called with a list of prompts and a list of pairs of completions, it returns for each pair
+    0 or 1, the place of the better one (-1: neither)."""
+    overlong_buffer: int = 0
+    """Tokens before sampling.max_completion_length over which a penalty grows from 0 to 1 (reward soft_overlong,
+    arXiv:2503.14476); 0: no penalty."""
     reward_timeout_seconds: float = 60.0
     """A reward call that takes longer ends the run with an error; nothing is lost."""
 
     def __post_init__(self) -> None:
         within("task.eval_fraction", self.eval_fraction, 0, 0.9)
         at_least("task.num_examples", self.num_examples, 0)
+        at_least("task.overlong_buffer", self.overlong_buffer, 0)
+        if self.judge is not None and self.reward_funcs:
+            raise ValueError("task.judge is there in place of task.reward_funcs: take one of them out")
         above_zero("task.reward_timeout_seconds", self.reward_timeout_seconds)
         if not self.num_steps or not set(self.num_steps) <= {1, 2, 3}:
             raise ValueError(f"task.num_steps must be some of 1, 2 and 3, got {self.num_steps}")
@@ -122,6 +132,22 @@ class SamplingConfig(Strict):
         at_least("sampling.max_concurrent", self.max_concurrent, 1)
         if any(not stop for stop in self.stop):
             raise ValueError("sampling.stop holds an empty string, which would end every completion at once")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolloutsConfig(Strict):
+    """Which answers a step learns from."""
+
+    max_refills: int = 0
+    """Rounds in which groups whose rewards are all equal are drawn anew, from other problems (dynamic sampling,
+    arXiv:2503.14476); what is without contrast after the last one stays."""
+    num_kept: int | None = None
+    """Completions of each group that are learned from: those whose rewards differ most (arXiv:2504.13818); None:
+    all."""
+
+    def __post_init__(self) -> None:
+        at_least("rollouts.max_refills", self.max_refills, 0)
+        at_least("rollouts.num_kept", self.num_kept, 2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,6 +276,7 @@ class RunConfig(Strict):
     task: TaskConfig = field(default_factory=TaskConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     algorithm: AlgorithmConfig = field(default_factory=GRPOAlgorithmConfig)
+    rollouts: RolloutsConfig = field(default_factory=RolloutsConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     memory: MemoryConfig = field(default_factory=MemoryConfig)
@@ -262,6 +289,16 @@ class RunConfig(Strict):
             raise ValueError(
                 f"training.generation_batch_size ({self.training.generation_batch_size}) must be a multiple of "
                 f"sampling.num_generations ({self.sampling.num_generations}): every group is sampled whole"
+            )
+        if (self.rollouts.num_kept or 0) > self.sampling.num_generations:
+            raise ValueError(
+                f"rollouts.num_kept is {self.rollouts.num_kept}, but a group has sampling.num_generations "
+                f"{self.sampling.num_generations} completions: keep fewer, or None for all"
+            )
+        if self.task.overlong_buffer > self.sampling.max_completion_length:
+            raise ValueError(
+                f"task.overlong_buffer ({self.task.overlong_buffer}) must be at most sampling.max_completion_length "
+                f"({self.sampling.max_completion_length})"
             )
 
     @property

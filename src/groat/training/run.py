@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from groat.config.load import read_yaml, to_yaml
@@ -30,7 +31,7 @@ from groat.training.decide import decide
 from groat.training.evaluate import evaluate
 from groat.training.phases import Phases, Stopped
 from groat.training.rollout_rows import rollout_rows
-from groat.training.step import StepResult, step_problems, step_seeds, train_step
+from groat.training.step import StepResult, step_problems, step_seeds, step_spares, train_step
 from groat.types import UserError
 
 OnStep = Callable[[int, Mapping[str, float]], None]
@@ -317,10 +318,11 @@ class _Run:
         seeds = step_seeds(config.seed, step, len(problems))
         before = dict(self._phases.seconds)
         started = time.perf_counter()
-        result = train_step(self._built.parts, problems, seeds, self._learner.adapter, self._phases)
+        spares = partial(step_spares, self._built.task.train, config.seed, step)
+        result = train_step(self._built.parts, problems, seeds, self._learner.adapter, self._phases, spares)
         seconds = time.perf_counter() - started
         self._train_seconds += seconds
-        metrics = {**result.credit.metrics, **result.reward_metrics, **result.update.metrics}
+        metrics = {**result.metrics, **result.update.metrics}
         metrics |= logprob_metrics(result.update.logprob_differences)
         timings = self._timings(result, seconds, before)
         self._store.record_step(step, metrics, timings, rollout_rows(result))
