@@ -185,6 +185,7 @@ def test_file_that_cannot_be_read_says_why(tmp_path: Path):
             "task: {overlong_buffer: 513}",
             "task.overlong_buffer (513) must be at most sampling.max_completion_length (512)",
         ),
+        ("task: {judge: a.py:f, reward_funcs: [exact_match]}", "task.judge is there in place of task.reward_funcs"),
         ("checks: {policy_canary: 1}", "checks.policy_canary must be true or false, got 1"),
         ("memory: {budget: 3}", "memory.budget must be text (put it in quotes), with its unit: 3GiB, got 3"),
         ("memory: {budget: 3 apples}", "memory.budget: '3 apples' has the unknown unit 'apples'"),
