@@ -100,5 +100,7 @@ def test_every_curve_is_of_an_algorithm_and_no_two_are_alike() -> None:
 if __name__ == "__main__":
     for name in ALGORITHMS:
         with tempfile.TemporaryDirectory() as folder:
-            found = {figure: [float(f"{v:.7g}") for v in values] for figure, values in curve(name, Path(folder)).items()}
+            found = {
+                figure: [float(f"{v:.7g}") for v in values] for figure, values in curve(name, Path(folder)).items()
+            }
         (CURVES / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
