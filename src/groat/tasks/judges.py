@@ -17,12 +17,12 @@ object with a method `judge` of that kind, as TRL's are."""
 _WON = {0: (1.0, 0.0), 1: (0.0, 1.0), -1: (0.5, 0.5)}
 
 
-def win_rate(judge: Judge) -> RewardFunction:
+def judged(judge: Judge) -> RewardFunction:
     """Each answer's share of the comparisons with all other answers to the same prompt that it won; all are asked for
     in one call."""
     compare = getattr(judge, "judge", judge)
 
-    def rates(prompts: Sequence[Any], completions: Sequence[Any], **_: Any) -> list[float]:
+    def win_rate(prompts: Sequence[Any], completions: Sequence[Any], **_: Any) -> list[float]:
         pairs = [pair for places in _same_prompts(prompts) for pair in combinations(places, 2)]
         ranks = compare([prompts[first] for first, _ in pairs], [[completions[a], completions[b]] for a, b in pairs])
         won, played = [0.0] * len(prompts), [0] * len(prompts)
@@ -32,7 +32,7 @@ def win_rate(judge: Judge) -> RewardFunction:
                 played[place] += 1
         return [points / max(1, games) for points, games in zip(won, played, strict=True)]
 
-    return RewardFunction(name="judge", function=rates)
+    return RewardFunction(name="win_rate", function=win_rate)
 
 
 def _same_prompts(prompts: Sequence[Any]) -> list[list[int]]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from groat.tasks.judges import win_rate
+from groat.tasks.judges import judged
 from groat.tasks.overlong import soft_overlong
 from groat.types import UserError
 
@@ -19,7 +19,7 @@ def longer(prompts: list[str], completions: list[list[str]]) -> list[int]:
 
 def test_an_answers_reward_is_its_share_of_won_comparisons() -> None:
     """Of three answers the longest wins both of its two; the other two are equally long: half a point each."""
-    rate = win_rate(longer).function
+    rate = judged(longer).function
     assert rate(prompts=["p"] * 3, completions=["aa", "b", "c"]) == [1.0, 0.25, 0.25]
     assert rate(prompts=["p", "p"], completions=["a", "bb"]) == [0.0, 1.0]
 
@@ -32,7 +32,7 @@ def test_answers_are_compared_within_their_prompt_in_one_call() -> None:
             seen.append((prompts, completions))
             return [0] * len(prompts)
 
-    rewards = win_rate(Judge()).function(prompts=["p", "p", "q", "q"], completions=["a", "b", "c", "d"])
+    rewards = judged(Judge()).function(prompts=["p", "p", "q", "q"], completions=["a", "b", "c", "d"])
     assert rewards == [1, 0, 1, 0]
     assert seen == [(["p", "q"], [["a", "b"], ["c", "d"]])]
 
@@ -40,11 +40,11 @@ def test_answers_are_compared_within_their_prompt_in_one_call() -> None:
 @pytest.mark.parametrize("ranks", [[], [0, 1], [2], [True], [None], ["0"], [0.5]])
 def test_a_judge_that_answers_something_else_is_an_error(ranks: list[Any]) -> None:
     with pytest.raises(UserError, match=r"the judge must return 0, 1 or -1 \(neither\) for each of 1 pairs"):
-        win_rate(lambda prompts, completions: ranks).function(prompts=["p", "p"], completions=["a", "b"])
+        judged(lambda prompts, completions: ranks).function(prompts=["p", "p"], completions=["a", "b"])
 
 
 def test_an_answer_alone_wins_nothing() -> None:
-    assert win_rate(longer).function(prompts=["p"], completions=["a"]) == [0.0]
+    assert judged(longer).function(prompts=["p"], completions=["a"]) == [0.0]
 
 
 def test_overlong_penalty_by_hand() -> None:
