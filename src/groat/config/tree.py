@@ -145,6 +145,10 @@ class RolloutsConfig(Strict):
     """Completions of each group that are learned from: those whose rewards differ most (arXiv:2504.13818); None:
     all."""
 
+    curriculum: bool = False
+    """Choose problems by their running solve rates (an answer solves where the first reward function gives 1 or more):
+    most often those that are solved half of the time. Needs a fixed set of rows."""
+
     def __post_init__(self) -> None:
         at_least("rollouts.max_refills", self.max_refills, 0)
         at_least("rollouts.num_kept", self.num_kept, 2)

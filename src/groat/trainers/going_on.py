@@ -55,7 +55,7 @@ def check_same_config(config: RunConfig, folder: Path) -> None:
 def check_same_rows(config: RunConfig, folder: Path, task: Task) -> None:
     """UserError where the last recorded step drew other problems than these rows would give it."""
     store_path = RunFolder(folder).store_path
-    if not store_path.exists():
+    if not store_path.exists() or config.rollouts.curriculum:
         return
     with RunStore.read(store_path) as reader:
         step = reader.last_step()

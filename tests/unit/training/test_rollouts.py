@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from groat.config.tree import (
     RolloutsConfig,
     RunConfig,
     SamplingConfig,
+    TaskConfig,
     TrainingConfig,
 )
 from groat.tasks.task import Task, task_from_rows
@@ -29,7 +31,7 @@ from groat.tracking.store import RunStore
 from groat.training.rollouts import most_telling, refilled
 from groat.training.run import resume, train
 from groat.training.step import step_seeds, step_spares
-from groat.types import Completion, FinishReason, Group, Problem, Prompt, Reward
+from groat.types import Completion, FinishReason, Group, Problem, Prompt, Reward, UserError
 
 
 def group_of(name: str, *rewards: float) -> Group:
@@ -186,3 +188,18 @@ def test_a_resumed_run_refills_as_one_that_never_stopped(tmp_path: Path) -> None
     train(a_config(tmp_path, "parts", 2, max_refills=2, num_kept=4), Console(quiet=True), a_task())
     resume(tmp_path / "parts", Console(quiet=True), 4, a_task())
     assert figures(tmp_path, "parts") == figures(tmp_path, "whole")
+
+
+def test_a_resumed_run_goes_on_with_the_same_curriculum(tmp_path: Path) -> None:
+    train(a_config(tmp_path, "whole", 6, curriculum=True), Console(quiet=True), a_task())
+    train(a_config(tmp_path, "run", 4, curriculum=True), Console(quiet=True), a_task())
+    resume(tmp_path / "run", Console(quiet=True), 6, a_task())
+    assert figures(tmp_path, "run") == figures(tmp_path, "whole")
+    train(a_config(tmp_path, "plain", 6), Console(quiet=True), a_task())
+    assert figures(tmp_path, "plain")["reward"] != figures(tmp_path, "whole")["reward"]
+
+
+def test_a_curriculum_needs_problems_that_come_back(tmp_path: Path) -> None:
+    config = replace(a_config(tmp_path, curriculum=True), task=TaskConfig(name="arithmetic", num_examples=0))
+    with pytest.raises(UserError, match=r"rollouts.curriculum needs rows that come back, and task arithmetic never"):
+        train(config, Console(quiet=True))
