@@ -7,16 +7,32 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from groat.trainers.config import GRPOConfig as GRPOConfig
+    from groat.trainers.config import OnlineDPOConfig as OnlineDPOConfig
+    from groat.trainers.config import RLOOConfig as RLOOConfig
     from groat.trainers.grpo import GRPOTrainer as GRPOTrainer
+    from groat.trainers.online_dpo import OnlineDPOTrainer as OnlineDPOTrainer
     from groat.trainers.peft import LoraConfig as LoraConfig
+    from groat.trainers.rloo import RLOOTrainer as RLOOTrainer
 
 __version__ = "0.1.0"
-__all__ = ["GRPOConfig", "GRPOTrainer", "LoraConfig"]
+__all__ = [
+    "GRPOConfig",
+    "GRPOTrainer",
+    "LoraConfig",
+    "OnlineDPOConfig",
+    "OnlineDPOTrainer",
+    "RLOOConfig",
+    "RLOOTrainer",
+]
 
 _HOMES = {
     "GRPOConfig": "groat.trainers.config",
     "GRPOTrainer": "groat.trainers.grpo",
     "LoraConfig": "groat.trainers.peft",
+    "OnlineDPOConfig": "groat.trainers.config",
+    "OnlineDPOTrainer": "groat.trainers.online_dpo",
+    "RLOOConfig": "groat.trainers.config",
+    "RLOOTrainer": "groat.trainers.rloo",
 }
 
 

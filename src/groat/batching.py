@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -16,7 +17,8 @@ from groat.types import Sample
 class Targets:
     """What a loss needs to know of one micro-batch: N completion tokens, laid end to end, of S samples.
 
-    Every sample lies whole in one micro-batch. A token that takes no part in the loss is not among the N.
+    Every sample lies whole in one micro-batch, and with it all samples it has a joint loss with. A token that takes no
+    part in the loss is not among the N.
     """
 
     token_ids_N: Tensor
@@ -31,6 +33,8 @@ class Targets:
     """With the adapter off."""
     lengths_S: Tensor
     """How many of the N tokens each sample has (floating point)."""
+    bundle_S: Tensor | None = None
+    """Which joint loss each sample belongs to, counted from 0 (int64); None: every sample has a loss of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +45,8 @@ class Totals:
     """Every completion of the step, whether or not it trains."""
     tokens: int
     """Completion tokens of the step, except those of completions left out as truncated."""
+    groups: int = 0
+    """Prompts of the step; 0: of no interest to the algorithm."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +63,8 @@ class MicroBatch:
     targets: Targets
     samples: tuple[int, ...]
     """Which of the packed samples these are, in the order of `targets.sequence_N`."""
+    num_bundles: int
+    """Parts that it can be cut into: samples, or as many of them as have one joint loss."""
 
 
 def pack(samples: Sequence[Sample], microbatch_tokens: int) -> tuple[MicroBatch, ...]:
@@ -68,14 +76,28 @@ def pack(samples: Sequence[Sample], microbatch_tokens: int) -> tuple[MicroBatch,
     paths = [_path(sample) for sample in samples]
     rows: list[list[int]] = []
     used, previous = 0, ()
-    for index in sorted(range(len(samples)), key=paths.__getitem__):
-        more = len(paths[index]) - _surely_shared(previous, paths[index])
+    for bundle in _bundles(samples, paths):
+        more = _added_tokens(previous, [paths[index] for index in bundle])
         if not rows or used + more > microbatch_tokens:
             rows.append([])
-            used, more = 0, len(paths[index])
-        rows[-1].append(index)
-        used, previous = used + more, paths[index]
+            used, more = 0, _added_tokens((), [paths[index] for index in bundle])
+        rows[-1].extend(bundle)
+        used, previous = used + more, paths[bundle[-1]]
     return tuple(_join([samples[index] for index in row], row) for row in rows)
+
+
+def _bundles(samples: Sequence[Sample], paths: Sequence[tuple[int, ...]]) -> list[list[int]]:
+    """What stays together, in the order of the first tokens: samples with one joint loss, and every other by itself."""
+    together: dict[tuple[str, int], list[int]] = {}
+    for index in sorted(range(len(samples)), key=paths.__getitem__):
+        number = samples[index].bundle
+        together.setdefault(("alone", index) if number is None else ("bundle", number), []).append(index)
+    return list(together.values())
+
+
+def _added_tokens(previous: Sequence[int], paths: Sequence[Sequence[int]]) -> int:
+    """At most so many tokens come in with these paths, one behind the other, after the previous one."""
+    return sum(len(path) - _surely_shared(before, path) for before, path in pairwise((previous, *paths)))
 
 
 def _surely_shared(first: Sequence[int], second: Sequence[int]) -> int:
@@ -102,6 +124,7 @@ def _join(samples: Sequence[Sample], indices: Sequence[int]) -> MicroBatch:
         predictor_N=torch.tensor(predictors),
         policy_logprobs_N=_end_to_end([c.policy_logprobs for c in completions]),
         samples=tuple(indices),
+        num_bundles=len({(index if sample.bundle is None else sample.bundle) for index, sample in enumerate(samples)}),
         targets=Targets(
             token_ids_N=torch.tensor([token for c in completions for token in c.token_ids]),
             sequence_N=torch.repeat_interleave(torch.arange(len(samples)), lengths),
@@ -110,6 +133,7 @@ def _join(samples: Sequence[Sample], indices: Sequence[int]) -> MicroBatch:
             old_logprobs_N=_if_all([c.old_logprobs for c in completions]),
             reference_logprobs_N=_if_all([c.reference_logprobs for c in completions]),
             lengths_S=lengths.float(),
+            bundle_S=_numbered_from_0([sample.bundle for sample in samples]),
         ),
     )
 
@@ -122,3 +146,10 @@ def _if_all(values: Sequence[tuple[float, ...] | None]) -> Tensor | None:
     known = [one for one in values if one is not None]
     assert len(known) in (0, len(values)), "some completions were scored and some were not"
     return _end_to_end(known) if known else None
+
+
+def _numbered_from_0(bundles: Sequence[int | None]) -> Tensor | None:
+    known = [bundle for bundle in bundles if bundle is not None]
+    assert len(known) in (0, len(bundles)), "some samples have a joint loss and some have their own"
+    places = {bundle: place for place, bundle in enumerate(dict.fromkeys(known))}
+    return torch.tensor([places[bundle] for bundle in known]) if known else None

@@ -75,6 +75,8 @@ class Completion:
     """The learner's log-probs before the first update on this completion."""
     reference_logprobs: tuple[float, ...] | None = None
     """The log-probs with the adapter off."""
+    entropies: tuple[float, ...] | None = None
+    """Of the distribution that each token was drawn from, before the first update on this completion, in nats."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +109,8 @@ class Sample:
     completion: Completion
     advantages: tuple[float, ...]
     """One per completion token."""
+    bundle: int | None = None
+    """Samples with the same number have one joint loss, and are never put into different micro-batches."""
 
     @property
     def num_tokens(self) -> int:

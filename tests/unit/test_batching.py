@@ -139,3 +139,38 @@ def test_samples_scored_in_part_are_refused():
     scored = replace(scored, completion=replace(scored.completion, old_logprobs=(-1.0,)))
     with pytest.raises(AssertionError, match="some completions were scored"):
         pack([scored, sample_of((1, 2), (4,))], 100)
+
+
+def test_samples_with_a_joint_loss_are_never_separated():
+    """Each takes 4 + 2 - 1 = 5 tokens; sorted by themselves, 0 and 2 would come first."""
+    samples = [sample_of((prompt,) * 4, (7, 8)) for prompt in (3, 5, 4, 6)]
+    bundled = [replace(sample, bundle=number) for sample, number in zip(samples, (10, 10, 20, 20), strict=True)]
+    microbatches = pack(bundled, 10)
+    assert [microbatch.samples for microbatch in microbatches] == [(0, 1), (2, 3)]
+    assert [microbatch.num_bundles for microbatch in microbatches] == [1, 1]
+    assert [microbatch.samples for microbatch in pack(bundled, 1)] == [(0, 1), (2, 3)]
+    assert [microbatch.num_bundles for microbatch in pack(samples, 100)] == [4]
+    (whole,) = pack(bundled, 100)
+    assert whole.num_bundles == 2
+    assert whole.targets.bundle_S is not None
+    assert whole.targets.bundle_S.tolist() == [0, 0, 1, 1]
+    assert pack(samples, 100)[0].targets.bundle_S is None
+
+
+@pytest.mark.parametrize("microbatch_tokens", [1, 25, 60, 1000])
+def test_bundles_keep_to_the_budget_too(microbatch_tokens: int):
+    generator = random.Random(0)
+    samples = [
+        replace(
+            sample_of((number % 3,) * 6, tuple(generator.choices(range(3), k=generator.randint(1, 9)))),
+            bundle=number // 2,
+        )
+        for number in range(40)
+    ]
+    microbatches = pack(samples, microbatch_tokens)
+    assert sorted(index for one in microbatches for index in one.samples) == list(range(40))
+    for one in microbatches:
+        assert len(one.token_ids_T) <= microbatch_tokens or one.num_bundles == 1
+        assert {index // 2 for index in one.samples} == {
+            index // 2 for index in one.samples if index ^ 1 in one.samples
+        }

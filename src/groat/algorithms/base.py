@@ -19,6 +19,10 @@ class Needs:
 
     reference_logprobs: bool = False
     old_logprobs: bool = False
+    entropies: bool = False
+    """Of the policy before the update."""
+    entropy_gradient: bool = False
+    """The loss has a gradient through `Forward.entropy_N` too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +43,7 @@ class Forward:
     logprobs_N: Tensor
     """With gradients, in nats."""
     entropy_N: Tensor | None = None
+    """In nats; with gradients where `Needs.entropy_gradient` asks for them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +90,17 @@ def min_metric(values_N: Tensor) -> Metric:
 
 def max_metric(values_N: Tensor) -> Metric:
     return Metric(kind="max", value=values_N.detach().max(), count=values_N.numel())
+
+
+def clip_metrics(ratio_N: Tensor, advantages_N: Tensor, *, low: float, high: float) -> dict[str, Metric]:
+    """The share of ratios past the border that their advantage pushes them over."""
+    high_N = ((ratio_N > high) & (advantages_N > 0)).to(ratio_N.dtype)
+    low_N = ((ratio_N < low) & (advantages_N < 0)).to(ratio_N.dtype)
+    return {
+        "clip_ratio/low_mean": mean_metric(low_N),
+        "clip_ratio/high_mean": mean_metric(high_N),
+        "clip_ratio/region_mean": mean_metric(low_N + high_N),
+    }
 
 
 def join_metrics(losses: Sequence[Loss]) -> dict[str, float]:

@@ -18,6 +18,14 @@ def is_truncated(completion: Completion) -> bool:
     return completion.finish_reason is FinishReason.LENGTH
 
 
+def reference_log_ratios(completion: Completion) -> list[float]:
+    """Per token, how much likelier it was than for the reference policy, in nats: their sum estimates the divergence of
+    the policy that drew them. The learner's own log-probs if it has found them, else the sampler's."""
+    assert completion.reference_logprobs is not None
+    drawn = completion.policy_logprobs if completion.old_logprobs is None else completion.old_logprobs
+    return [ours - theirs for ours, theirs in zip(drawn, completion.reference_logprobs, strict=True)]
+
+
 def has_contrast(group: Group) -> bool:
     """Whether rewards differ at all. Their standard deviation cannot tell: that of (0.1, 0.1, 0.1) is 1e-17."""
     rewards = [reward.total for reward in group.rewards]

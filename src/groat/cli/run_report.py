@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 
 from rich import box
 from rich.console import RenderableType
@@ -10,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from groat.cli.run_summary import RunSummary
+from groat.config.algorithms import AlgorithmConfig
 from groat.config.tree import RunConfig
 from groat.tracking.before_after import evaluation_table
 from groat.tracking.printable import one_line, printable
@@ -66,18 +68,23 @@ def _reward_words(summary: RunSummary) -> str:
 
 
 def _config_table(config: RunConfig) -> Table:
-    training, sampling, algorithm = config.training, config.sampling, config.algorithm
+    training, sampling = config.training, config.sampling
     grid = Table.grid(padding=(0, 2))
     for name, value in {
         "model": f"{config.model.name}, LoRA rank {config.lora.r}, budget {config.memory.budget or 'not set'}",
         "task": config.task.name,
-        "algorithm": f"{algorithm.kind}, loss {algorithm.loss_type}, beta {algorithm.beta:g}",
+        "algorithm": _algorithm_words(config.algorithm),
         "step": f"{config.prompts_per_step} prompts x {sampling.num_generations} completions of at most "
         f"{sampling.max_completion_length} tokens, temperature {sampling.temperature:g}",
         "training": f"learning rate {training.learning_rate:g} {training.lr_scheduler_type}, seed {config.seed}",
     }.items():
         grid.add_row(Text(name, style="dim"), Text(printable(value)))
     return grid
+
+
+def _algorithm_words(algorithm: AlgorithmConfig) -> str:
+    loss = asdict(algorithm).get("loss_type")
+    return ", ".join([algorithm.kind, *([f"loss {loss}"] if loss else []), f"beta {algorithm.beta:g}"])
 
 
 def _metrics_table(reader: RunReader) -> Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import re
 from pathlib import Path
@@ -11,6 +12,7 @@ import tyro
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from groat.config.algorithms import ALGORITHMS
 from groat.config.problems import field_problem, unknown_field
 from groat.config.strict_yaml import MAX_BYTES, dump_yaml, parse_yaml
 from groat.config.tree import RunConfig
@@ -36,6 +38,7 @@ def from_command_line(
     args: list[str], base: RunConfig, prog: str = "groat train", description: str | None = None
 ) -> RunConfig:
     """`base` with the flags in `args` put over it. What tyro refuses, it prints itself, and exits with 2."""
+    base = _with_algorithm(args, base)
     config, unknown = tyro.cli(
         RunConfig,
         args=[_bool_flag(arg) for arg in args],
@@ -46,7 +49,7 @@ def from_command_line(
         return_unknown_args=True,
     )
     if unknown:
-        raise UserError(f"{_unknown_arguments(unknown)} (all flags: {prog} --help)")
+        raise UserError(f"{_unknown_arguments(unknown, base.algorithm.kind)} (all flags: {prog} --help)")
     return config
 
 
@@ -89,10 +92,19 @@ def _bool_flag(arg: str) -> str:
     return re.sub(r"^--no-([\w-]+)\.([\w-]+)$", r"--\1.no-\2", arg)
 
 
-def _unknown_arguments(arguments: list[str]) -> str:
+def _with_algorithm(args: list[str], base: RunConfig) -> RunConfig:
+    """The flags there are depend on the algorithm, so it is looked for first; another one starts from its defaults."""
+    words = [word for arg in args for word in (arg.split("=", 1) if arg.startswith("--") else [arg])]
+    kinds = [value for flag, value in itertools.pairwise(words) if flag in ("--algorithm", "--algorithm.kind")]
+    if not kinds or kinds[-1] == base.algorithm.kind or kinds[-1] not in ALGORITHMS:
+        return base
+    return dataclasses.replace(base, algorithm=ALGORITHMS[kinds[-1]]())
+
+
+def _unknown_arguments(arguments: list[str], algorithm: str) -> str:
     flags = [argument.partition("=")[0] for argument in arguments if argument.startswith("-")]
     if flags:
-        return "; ".join(unknown_field(flag.lstrip("-").replace("-", "_"), flag) for flag in flags)
+        return "; ".join(unknown_field(flag.lstrip("-").replace("-", "_"), flag, algorithm) for flag in flags)
     if arguments[0].endswith((".yaml", ".yml")):
         return f"{arguments[0]}: the recipe comes first, before the flags"
     return f"{' '.join(arguments)!r} belongs to no flag; a yes/no flag is written --flag or --no-flag"

@@ -8,6 +8,7 @@ import reprlib
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+from groat.config.algorithms import ALGORITHMS
 from groat.config.tree import RunConfig
 
 FROM_ELSEWHERE = {
@@ -36,9 +37,16 @@ _WANTED = {
 }
 
 
-def unknown_field(path: str, flag: str | None = None) -> str:
-    """The sentence for a name that no field has; `flag` is how it was written on the command line."""
-    leaf = path.rpartition(".")[2]
+def unknown_field(path: str, flag: str | None = None, algorithm: str = "grpo") -> str:
+    """The sentence for a name that no field has; `flag` is how it was written on the command line, `algorithm` the
+    kind that was chosen."""
+    section, _, leaf = path.rpartition(".")
+    others = [kind for kind, options in ALGORITHMS.items() if leaf in _names_of(options) and kind != algorithm]
+    if section == "algorithm" and others:
+        return (
+            f"{flag or path} is an option of {' and '.join(others)}, not of {algorithm}: take it out, or choose "
+            "another algorithm.kind"
+        )
     if leaf in FROM_ELSEWHERE:
         return f"{flag or path} is not a field of groat: {FROM_ELSEWHERE[leaf]}"
     near = nearest_field(path)
@@ -62,12 +70,15 @@ def nearest_field(path: str) -> str | None:
 
 def field_problem(error: Mapping[str, Any]) -> str:
     """One of pydantic's error records as a sentence."""
-    path = _dotted(error["loc"])
+    location, algorithm = _without_kind(tuple(error["loc"]))
+    path = _dotted(location)
     kind = str(error["type"])
     if kind == "value_error":
         return str(error["ctx"]["error"])
     if kind == "unexpected_keyword_argument":
-        return unknown_field(path)
+        return unknown_field(path, algorithm=algorithm)
+    if kind == "union_tag_invalid":
+        return f"{path}.kind must be one of {error['ctx']['expected_tags']}, got {_shown(error['ctx']['tag'])}"
     if kind == "dataclass_type":
         return _section_problem(path, error["input"])
     if kind == "json_invalid":
@@ -75,6 +86,13 @@ def field_problem(error: Mapping[str, Any]) -> str:
     wanted = f"one of {error['ctx']['expected']}" if kind == "literal_error" else _WANTED.get(kind.partition("_")[0])
     hint = ", with its unit: 3GiB" if path == "memory.budget" else ""
     return f"{path or 'the file'} must be {wanted or error['msg']}{hint}, got {_shown(error['input'])}"
+
+
+def _without_kind(location: tuple[str | int, ...]) -> tuple[tuple[str | int, ...], str]:
+    """Where it is, and the kind of algorithm, which pydantic puts behind the section's name."""
+    if len(location) > 1 and location[0] == "algorithm" and location[1] in ALGORITHMS:
+        return (location[0], *location[2:]), str(location[1])
+    return location, "grpo"
 
 
 def _section_problem(path: str, value: object) -> str:
@@ -98,7 +116,12 @@ def _field_paths() -> list[str]:
                 paths.append(prefix + name)
         return paths
 
-    return walk(dataclasses.asdict(RunConfig()), "")
+    of_algorithms = [f"algorithm.{name}" for options in ALGORITHMS.values() for name in _names_of(options)]
+    return list(dict.fromkeys([*walk(dataclasses.asdict(RunConfig()), ""), *of_algorithms]))
+
+
+def _names_of(options: type[Any]) -> list[str]:
+    return [option.name for option in dataclasses.fields(options)]
 
 
 def _dotted(location: Sequence[str | int]) -> str:

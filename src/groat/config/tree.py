@@ -5,45 +5,16 @@ Field names are TRL's wherever TRL has the thing (docs/design.md lists the excep
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Literal
 
 import tyro
 
-from groat.config.sizes import parse_size
+from groat.config.algorithms import AlgorithmConfig, GRPOAlgorithmConfig
+from groat.config.strict import Strict, above_zero, at_least, is_size, within
 from groat.types import Optim, StorageChoice
 
 SavedInputs = Literal["f32", "bf16"]
-
-
-class Strict:
-    """Unknown keys in a YAML file are an error, at every level of the tree."""
-
-    __slots__ = ()
-    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
-
-
-def _at_least(name: str, value: float | None, least: float) -> None:
-    if value is not None and not value >= least:
-        raise ValueError(f"{name} must be at least {least:g}, got {value:g}")
-
-
-def _above_zero(name: str, value: float | None) -> None:
-    if value is not None and not (value > 0 and math.isfinite(value)):
-        raise ValueError(f"{name} must be above 0, got {value:g}")
-
-
-def _within(name: str, value: float | None, low: float, high: float) -> None:
-    if value is not None and not low <= value <= high:
-        raise ValueError(f"{name} must lie between {low:g} and {high:g}, got {value:g}")
-
-
-def _size(name: str, text: str) -> None:
-    try:
-        parse_size(text)
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,8 +44,8 @@ class LoraConfig(Strict):
     """The adapter's output is scaled by lora_alpha / r."""
 
     def __post_init__(self) -> None:
-        _at_least("lora.r", self.r, 1)
-        _above_zero("lora.lora_alpha", self.lora_alpha)
+        at_least("lora.r", self.r, 1)
+        above_zero("lora.lora_alpha", self.lora_alpha)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,13 +70,23 @@ class TaskConfig(Strict):
     """Built-in reward names or `file.py:function`; empty: the task's own."""
     reward_weights: tuple[float, ...] | None = None
     """One weight per reward function; None: all 1."""
+    judge: str | None = None
+    """`file.py:function` that compares two answers, in place of reward functions: an answer's reward is the share of
+    comparisons that it wins. Called with a list of prompts and a list of pairs of completions, it returns for each pair
+    0 or 1, the place of the better one (-1: neither)."""
+    overlong_buffer: int = 0
+    """Tokens before sampling.max_completion_length over which a penalty grows from 0 to 1 (reward soft_overlong,
+    arXiv:2503.14476); 0: no penalty."""
     reward_timeout_seconds: float = 60.0
     """A reward call that takes longer ends the run with an error; nothing is lost."""
 
     def __post_init__(self) -> None:
-        _within("task.eval_fraction", self.eval_fraction, 0, 0.9)
-        _at_least("task.num_examples", self.num_examples, 0)
-        _above_zero("task.reward_timeout_seconds", self.reward_timeout_seconds)
+        within("task.eval_fraction", self.eval_fraction, 0, 0.9)
+        at_least("task.num_examples", self.num_examples, 0)
+        at_least("task.overlong_buffer", self.overlong_buffer, 0)
+        if self.judge is not None and self.reward_funcs:
+            raise ValueError("task.judge is there in place of task.reward_funcs: take one of them out")
+        above_zero("task.reward_timeout_seconds", self.reward_timeout_seconds)
         if not self.num_steps or not set(self.num_steps) <= {1, 2, 3}:
             raise ValueError(f"task.num_steps must be some of 1, 2 and 3, got {self.num_steps}")
         if self.reward_weights is not None and len(self.reward_weights) != len(self.reward_funcs):
@@ -140,55 +121,37 @@ class SamplingConfig(Strict):
     """Sequences decoded side by side."""
 
     def __post_init__(self) -> None:
-        _at_least("sampling.num_generations", self.num_generations, 2)
-        _at_least("sampling.max_completion_length", self.max_completion_length, 1)
-        _within("sampling.min_completion_length", self.min_completion_length, 0, self.max_completion_length)
-        _above_zero("sampling.temperature", self.temperature)
-        _within("sampling.top_p", self.top_p, 1e-6, 1)
-        _at_least("sampling.top_k", self.top_k, 0)
-        _within("sampling.min_p", self.min_p, 0, 1)
-        _above_zero("sampling.repetition_penalty", self.repetition_penalty)
-        _at_least("sampling.max_concurrent", self.max_concurrent, 1)
+        at_least("sampling.num_generations", self.num_generations, 2)
+        at_least("sampling.max_completion_length", self.max_completion_length, 1)
+        within("sampling.min_completion_length", self.min_completion_length, 0, self.max_completion_length)
+        above_zero("sampling.temperature", self.temperature)
+        within("sampling.top_p", self.top_p, 1e-6, 1)
+        at_least("sampling.top_k", self.top_k, 0)
+        within("sampling.min_p", self.min_p, 0, 1)
+        above_zero("sampling.repetition_penalty", self.repetition_penalty)
+        at_least("sampling.max_concurrent", self.max_concurrent, 1)
         if any(not stop for stop in self.stop):
             raise ValueError("sampling.stop holds an empty string, which would end every completion at once")
 
 
 @dataclass(frozen=True, kw_only=True)
-class GRPOAlgorithmConfig(Strict):
-    """Group Relative Policy Optimization (arXiv:2402.03300) and its relatives."""
+class RolloutsConfig(Strict):
+    """Which answers a step learns from."""
 
-    kind: Annotated[Literal["grpo"], tyro.conf.arg(aliases=["--algorithm"])] = "grpo"
-    loss_type: Literal["grpo", "dr_grpo", "dapo", "bnpo", "cispo"] = "dapo"
-    """How token losses are added up (docs/algorithms.md)."""
-    importance_sampling_level: Literal["token", "sequence"] = "token"
-    """One ratio per token, or one per completion (GSPO, arXiv:2507.18071)."""
-    beta: float = 0.0
-    """Weight of the KL divergence to the reference policy (adapter off)."""
-    num_iterations: int = 1
-    """Updates per batch of completions."""
-    epsilon: float = 0.2
-    """The ratio is clipped below 1 - epsilon."""
-    epsilon_high: float | None = None
-    """The ratio is clipped above 1 + epsilon_high; None: epsilon. For cispo the cap itself; None: 5
-    (arXiv:2506.13585)."""
-    delta: float | None = None
-    """Upper bound of the unclipped ratio (two-sided clipping, arXiv:2505.07291); None: no bound."""
-    scale_rewards: Literal["group", "batch", "none"] = "group"
-    """Divide advantages by the standard deviation of the group's rewards, of the batch's, or not at all."""
-    mask_truncated_completions: bool = False
-    """Leave completions that met max_completion_length out of the loss."""
-    importance_sampling_correction: bool = True
-    """Weight tokens by exp(old - sampler log-prob), truncated (TIS)."""
-    importance_sampling_cap: float = 3.0
-    """Where that weight is truncated."""
+    max_refills: int = 0
+    """Rounds in which groups whose rewards are all equal are drawn anew, from other problems (dynamic sampling,
+    arXiv:2503.14476); what is without contrast after the last one stays."""
+    num_kept: int | None = None
+    """Completions of each group that are learned from: those whose rewards differ most (arXiv:2504.13818); None:
+    all."""
+
+    curriculum: bool = False
+    """Choose problems by their running solve rates (an answer solves where the first reward function gives 1 or more):
+    most often those that are solved half of the time. Needs a fixed set of rows."""
 
     def __post_init__(self) -> None:
-        _at_least("algorithm.beta", self.beta, 0)
-        _at_least("algorithm.num_iterations", self.num_iterations, 1)
-        _at_least("algorithm.epsilon", self.epsilon, 0)
-        _at_least("algorithm.epsilon_high", self.epsilon_high, 0)
-        _above_zero("algorithm.delta", self.delta)
-        _above_zero("algorithm.importance_sampling_cap", self.importance_sampling_cap)
+        at_least("rollouts.max_refills", self.max_refills, 0)
+        at_least("rollouts.num_kept", self.num_kept, 2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,17 +183,17 @@ class TrainingConfig(Strict):
     end the run."""
 
     def __post_init__(self) -> None:
-        _at_least("training.max_steps", self.max_steps, 1)
-        _at_least("training.generation_batch_size", self.generation_batch_size, 2)
-        _above_zero("training.learning_rate", self.learning_rate)
-        _within("training.warmup_ratio", self.warmup_ratio, 0, 1)
-        _within("training.adam_beta1", self.adam_beta1, 0, 0.9999999)
-        _within("training.adam_beta2", self.adam_beta2, 0, 0.9999999)
-        _above_zero("training.adam_epsilon", self.adam_epsilon)
-        _at_least("training.weight_decay", self.weight_decay, 0)
-        _at_least("training.max_grad_norm", self.max_grad_norm, 0)
-        _at_least("training.save_steps", self.save_steps, 1)
-        _at_least("training.save_total_limit", self.save_total_limit, 1)
+        at_least("training.max_steps", self.max_steps, 1)
+        at_least("training.generation_batch_size", self.generation_batch_size, 2)
+        above_zero("training.learning_rate", self.learning_rate)
+        within("training.warmup_ratio", self.warmup_ratio, 0, 1)
+        within("training.adam_beta1", self.adam_beta1, 0, 0.9999999)
+        within("training.adam_beta2", self.adam_beta2, 0, 0.9999999)
+        above_zero("training.adam_epsilon", self.adam_epsilon)
+        at_least("training.weight_decay", self.weight_decay, 0)
+        at_least("training.max_grad_norm", self.max_grad_norm, 0)
+        at_least("training.save_steps", self.save_steps, 1)
+        at_least("training.save_total_limit", self.save_total_limit, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,10 +210,10 @@ class EvaluationConfig(Strict):
     """Held-out problems of an evaluation during training (the first ones of num_problems)."""
 
     def __post_init__(self) -> None:
-        _at_least("evaluation.num_problems", self.num_problems, 0)
-        _at_least("evaluation.num_samples", self.num_samples, 1)
-        _at_least("evaluation.eval_steps", self.eval_steps, 0)
-        _at_least("evaluation.num_problems_during", self.num_problems_during, 1)
+        at_least("evaluation.num_problems", self.num_problems, 0)
+        at_least("evaluation.num_samples", self.num_samples, 1)
+        at_least("evaluation.eval_steps", self.eval_steps, 0)
+        at_least("evaluation.num_problems_during", self.num_problems_during, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -281,14 +244,14 @@ class MemoryConfig(Strict):
 
     def __post_init__(self) -> None:
         if self.budget is not None:
-            _size("memory.budget", self.budget)
+            is_size("memory.budget", self.budget)
         if self.sensitivities is not None and self.storage not in (None, "dynamic"):
             raise ValueError(
                 f"memory.sensitivities is for memory.storage dynamic, but that is {self.storage}: take one of them out"
             )
-        _at_least("memory.microbatch_tokens", self.microbatch_tokens, 1)
-        _at_least("memory.head_chunk_tokens", self.head_chunk_tokens, 1)
-        _at_least("memory.layers_per_checkpoint", self.layers_per_checkpoint, 1)
+        at_least("memory.microbatch_tokens", self.microbatch_tokens, 1)
+        at_least("memory.head_chunk_tokens", self.head_chunk_tokens, 1)
+        at_least("memory.layers_per_checkpoint", self.layers_per_checkpoint, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -302,11 +265,7 @@ class ChecksConfig(Strict):
     """Before the first step, make sure that a perturbed adapter moves the sampler's log-probs."""
 
     def __post_init__(self) -> None:
-        _above_zero("checks.logprob_difference", self.logprob_difference)
-
-
-AlgorithmConfig = GRPOAlgorithmConfig
-"""One class per algorithm family, told apart by `kind`."""
+        above_zero("checks.logprob_difference", self.logprob_difference)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -321,6 +280,7 @@ class RunConfig(Strict):
     task: TaskConfig = field(default_factory=TaskConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     algorithm: AlgorithmConfig = field(default_factory=GRPOAlgorithmConfig)
+    rollouts: RolloutsConfig = field(default_factory=RolloutsConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     memory: MemoryConfig = field(default_factory=MemoryConfig)
@@ -333,6 +293,16 @@ class RunConfig(Strict):
             raise ValueError(
                 f"training.generation_batch_size ({self.training.generation_batch_size}) must be a multiple of "
                 f"sampling.num_generations ({self.sampling.num_generations}): every group is sampled whole"
+            )
+        if (self.rollouts.num_kept or 0) > self.sampling.num_generations:
+            raise ValueError(
+                f"rollouts.num_kept is {self.rollouts.num_kept}, but a group has sampling.num_generations "
+                f"{self.sampling.num_generations} completions: keep fewer, or None for all"
+            )
+        if self.task.overlong_buffer > self.sampling.max_completion_length:
+            raise ValueError(
+                f"task.overlong_buffer ({self.task.overlong_buffer}) must be at most sampling.max_completion_length "
+                f"({self.sampling.max_completion_length})"
             )
 
     @property

@@ -101,7 +101,8 @@ def tree_spans(nodes: Sequence[Node], own: Runs, before: Mapping[int, Sequence[R
 
 
 def tree_places(nodes: Sequence[Node]) -> tuple[np.ndarray, np.ndarray]:
-    """The spans of `tree_spans`, where nothing comes before the roots; of each run how many tokens it has, and the first."""
+    """The spans of `tree_spans`, where nothing comes before the roots; of each run how many tokens it has and its
+    first."""
     spans: list[tuple[int, ...]] = []
     runs: list[tuple[int, int]] = []
     for path in _paths(nodes):

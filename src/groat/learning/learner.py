@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -78,11 +79,13 @@ class Learner:
         return self._adapter
 
     def score(self, groups: Sequence[Group], needs: Needs, progress: Progress = lambda _: None) -> list[Group]:
-        """Fill in the log-probs an algorithm asks for: `old` under the adapter, `reference` with it off."""
-        if needs.old_logprobs:
-            groups = self._scored(groups, "old_logprobs", self._adapter, progress)
+        """Fill in what an algorithm asks for: log-probs, `old` under the adapter and `reference` with it off, and
+        entropies under the adapter."""
+        wanted = {"old_logprobs": needs.old_logprobs, "entropies": needs.entropies}
+        if names := [name for name, is_wanted in wanted.items() if is_wanted]:
+            groups = self._scored(groups, names, self._adapter, progress)
         if needs.reference_logprobs:
-            groups = self._scored(groups, "reference_logprobs", None, progress)
+            groups = self._scored(groups, ["reference_logprobs"], None, progress)
         return list(groups)
 
     def update(self, credit: Credit, algorithm: Algorithm, progress: Progress = lambda _: None) -> Update:
@@ -148,9 +151,10 @@ class Learner:
                 yield microbatch
                 waiting = rest
                 continue
-            if len(microbatch.samples) == 1:
+            if microbatch.num_bundles == 1:
+                what = "one sequence" if len(microbatch.samples) == 1 else "sequences with one joint loss"
                 size = f"{len(microbatch.token_ids_T)} tokens"
-                raise self._guard.refuse(f"a micro-batch of one sequence ({size})", needed)
+                raise self._guard.refuse(f"a micro-batch of {what} ({size})", needed)
             self.microbatch_tokens = len(microbatch.token_ids_T) // 2
             self._guard.intervene(f"micro-batches cut down to {self.microbatch_tokens} tokens")
             samples = [samples[index] for left in waiting for index in left.samples]
@@ -170,7 +174,7 @@ class Learner:
         differences: list[torch.Tensor] = []
         num_tokens = 0
         for microbatch in self._fitting(credit.samples):
-            forward = self._forward(microbatch, self._adapter)
+            forward = self._forward(microbatch, self._adapter, entropy_gradient=algorithm.needs.entropy_gradient)
             loss = algorithm.loss(forward, microbatch.targets, credit.totals)
             torch.autograd.backward(loss.total)
             losses.append(replace(loss, total=loss.total.detach()))
@@ -198,7 +202,7 @@ class Learner:
         limit = self._config.max_grad_norm or math.inf
         return torch.nn.utils.clip_grad_norm_(self._parameters, limit).item()
 
-    def _forward(self, microbatch: MicroBatch, adapter: Adapter | None) -> Forward:
+    def _forward(self, microbatch: MicroBatch, adapter: Adapter | None, *, entropy_gradient: bool = False) -> Forward:
         hidden_TH = self._decoder.hidden_of_trees(
             microbatch.token_ids_T,
             microbatch.positions_T,
@@ -212,28 +216,33 @@ class Learner:
             microbatch.targets.token_ids_N,
             self._temperature,
             self._plan.head_chunk_tokens,
+            entropy_gradient=entropy_gradient,
         )
         return Forward(logprobs_N=logprobs_N, entropy_N=entropy_N)
 
     @torch.no_grad()
     def _scored(
-        self, groups: Sequence[Group], field_name: str, adapter: Adapter | None, progress: Progress
+        self, groups: Sequence[Group], names: Sequence[str], adapter: Adapter | None, progress: Progress
     ) -> list[Group]:
         samples = [
             Sample(prompt=group.prompt, completion=completion, advantages=(0.0,) * len(completion.token_ids))
             for group in groups
             for completion in group.completions
         ]
-        found: dict[int, tuple[float, ...]] = {}
+        found: dict[int, dict[str, tuple[float, ...]]] = defaultdict(dict)
         for microbatch in pack(samples, self._plan.microbatch_tokens):
-            logprobs_N = self._forward(microbatch, adapter).logprobs_N
-            per_sample = logprobs_N.split(microbatch.targets.lengths_S.long().tolist())
-            found |= {i: tuple(part.tolist()) for i, part in zip(microbatch.samples, per_sample, strict=True)}
+            forward = self._forward(microbatch, adapter)
+            for name in names:
+                scores_N = forward.entropy_N if name == "entropies" else forward.logprobs_N
+                assert scores_N is not None
+                per_sample = scores_N.split(microbatch.targets.lengths_S.long().tolist())
+                for index, part in zip(microbatch.samples, per_sample, strict=True):
+                    found[index][name] = tuple(part.tolist())
             progress(len(microbatch.token_ids_T))
         in_order = iter([found[index] for index in range(len(samples))])
 
         def with_scores(completion: Completion) -> Completion:
-            return replace(completion, **{field_name: next(in_order)})
+            return replace(completion, **next(in_order))
 
         return [replace(group, completions=tuple(map(with_scores, group.completions))) for group in groups]
 

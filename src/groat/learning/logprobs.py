@@ -1,4 +1,5 @@
-"""Log-probabilities of chosen tokens without a logits tensor: the head works on a chunk of rows at a time."""
+"""Log-probabilities of chosen tokens, and entropies, without a logits tensor: the head works on a chunk of rows at a
+time."""
 
 from __future__ import annotations
 
@@ -23,23 +24,40 @@ class _ChunkedLogprobs(torch.autograd.Function):
         token_ids_N: torch.Tensor,
         temperature: float,
         chunk: int,
+        entropy_gradient: bool,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         logprobs_N, lse_N, entropy_N = (rows_NH.new_empty(len(rows_NH)) for _ in range(3))
         grad_NH = room_like(rows_NH, *rows_NH.shape) if ctx.needs_input_grad[0] else None
+        entropy_grad_NH = torch.empty_like(rows_NH) if ctx.needs_input_grad[0] and entropy_gradient else None
         ones_N = rows_NH.new_full((len(rows_NH),), 1 / temperature)
         for part, logits_CV in _logits(rows_NH, head_VH, temperature, chunk):
             logprobs_N[part], lse_N[part], entropy_N[part] = token_logprobs(logits_CV, token_ids_N[part])
+            if entropy_grad_NH is not None:
+                gradient_CV = _entropy_gradient(logits_CV, lse_N[part], entropy_N[part], temperature)
+                entropy_grad_NH[part] = straight_product(gradient_CV, head_VH)
             if grad_NH is not None:
                 token_logprob_gradient_(logits_CV, token_ids_N[part], lse_N[part], ones_N[part])
                 grad_NH[part] = straight_product(logits_CV, head_VH)
-        ctx.save_for_backward(grad_NH)
-        ctx.mark_non_differentiable(entropy_N)
+        ctx.save_for_backward(grad_NH, entropy_grad_NH)
+        if not entropy_gradient:
+            ctx.mark_non_differentiable(entropy_N)
         return logprobs_N, entropy_N
 
     @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None, None, None]:
-        (grad_NH,) = ctx.saved_tensors
-        return grad_NH * grads[0][:, None], None, None, None, None
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None, None, None, None]:
+        grad_NH, entropy_grad_NH = ctx.saved_tensors
+        total_NH = grad_NH * grads[0][:, None]
+        if entropy_grad_NH is not None:
+            total_NH.addcmul_(entropy_grad_NH, grads[1][:, None])
+        return total_NH, None, None, None, None, None
+
+
+def _entropy_gradient(
+    logits_CV: torch.Tensor, lse_C: torch.Tensor, entropy_C: torch.Tensor, temperature: float
+) -> torch.Tensor:
+    """Of each row's entropy with respect to its logits before they were divided by the temperature."""
+    logprobs_CV = logits_CV - lse_C[:, None]
+    return logprobs_CV.exp().mul_(logprobs_CV.add_(entropy_C[:, None])).mul_(-1 / temperature)
 
 
 def _logits(
@@ -54,13 +72,21 @@ def _logits(
 
 
 def chunked_logprobs(
-    rows_NH: torch.Tensor, head_VH: Matrix, token_ids_N: torch.Tensor, temperature: float, chunk: int
+    rows_NH: torch.Tensor,
+    head_VH: Matrix,
+    token_ids_N: torch.Tensor,
+    temperature: float,
+    chunk: int,
+    *,
+    entropy_gradient: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-probs (differentiable) and entropies (not) of N tokens in nats, under the policy at `temperature`.
+    """Log-probs (differentiable) and entropies (only if asked for) of N tokens in nats, under the policy at
+    `temperature`.
 
-    `rows_NH` are final-normed hidden states. At most `chunk` x V logits exist at one time.
+    `rows_NH` are final-normed hidden states. At most `chunk` x V logits exist at one time; a gradient of the entropy
+    takes two more of these, and another N x H until backward.
     """
     return cast(
         tuple[torch.Tensor, torch.Tensor],
-        _ChunkedLogprobs.apply(rows_NH, head_VH, token_ids_N, temperature, chunk),
+        _ChunkedLogprobs.apply(rows_NH, head_VH, token_ids_N, temperature, chunk, entropy_gradient),
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from groat.memory.sizes import (
     adapter_bytes,
+    entropy_gradient_bytes,
     forward_bytes,
     head_chunk_bytes,
     kv_bytes,
@@ -73,7 +74,8 @@ def sample_bytes(spec: ModelSpec, work: Workload, way: Way) -> dict[str, int]:
 
 def learn_bytes(spec: ModelSpec, work: Workload, way: Way, rank: int) -> dict[str, int]:
     """While learning, beside what is always held."""
-    tokens, cost = work.filled(way.microbatch_tokens), learn_cost(spec, way, rank)
+    tokens = work.filled(way.microbatch_tokens)
+    cost = learn_cost(spec, way, rank, trains_entropy=work.trains_entropy)
     kept = "activations" if way.recompute is None else "layer inputs"
     return {
         "gradients": adapter_bytes(spec, rank),
@@ -91,15 +93,17 @@ def score_bytes(spec: ModelSpec, work: Workload, way: Way) -> dict[str, int]:
     }
 
 
-def learn_cost(spec: ModelSpec, way: Way, rank: int) -> LearnCost:
+def learn_cost(spec: ModelSpec, way: Way, rank: int, *, trains_entropy: bool = False) -> LearnCost:
     """What a micro-batch takes, by its tokens."""
     layer, recompute = layer_activation_bytes(spec, rank), way.recompute
     return LearnCost(
         kept_per_token=rows_bytes(spec)
+        + (entropy_gradient_bytes(spec) if trains_entropy else 0)
         + (spec.num_layers * layer if recompute is None else layer_input_bytes(spec, recompute)),
         workspace_per_token=layer_workspace_bytes(spec)
         + (0 if recompute is None else min(recompute.every, spec.num_layers) * layer),
-        head_chunk=head_chunk_bytes(spec, way.head_chunk_tokens),
+        # The entropy's gradient has two tensors of a chunk's size to itself.
+        head_chunk=(3 if trains_entropy else 1) * head_chunk_bytes(spec, way.head_chunk_tokens),
     )
 
 

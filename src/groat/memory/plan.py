@@ -264,7 +264,7 @@ def _plan(config: RunConfig, spec: ModelSpec, work: Workload, way: Way, frozen: 
     return MemoryPlan(
         storage=frozen.storage,
         way=way,
-        learn_cost=learn_cost(spec, way, trained.rank),
+        learn_cost=learn_cost(spec, way, trained.rank, trains_entropy=work.trains_entropy),
         phases={
             **measuring,
             **phases(spec, work, way, weights=frozen.held, loading=frozen.loading, trained=trained, spare=spare),

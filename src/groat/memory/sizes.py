@@ -120,6 +120,11 @@ def rows_bytes(spec: ModelSpec) -> int:
     return 4 * _FLOAT * spec.hidden_size
 
 
+def entropy_gradient_bytes(spec: ModelSpec) -> int:
+    """Per token: the gradient of the entropy that the head keeps until backward."""
+    return _FLOAT * spec.hidden_size
+
+
 def head_chunk_bytes(spec: ModelSpec, chunk_tokens: int) -> int:
     """Logits of one chunk, which become their own gradient in place."""
     return _FLOAT * chunk_tokens * spec.vocab_size

@@ -31,6 +31,10 @@ class Workload:
     """Held by the process beside the model: Python, torch, the tokenizer, the task."""
     is_restricted: bool
     """Tokens are drawn from a part of the vocabulary (top-p, top-k, min-p, penalties), which takes copies of logits."""
+    samples_per_loss: int = 1
+    """Completions of a prompt that a micro-batch cannot be without, if it has one of them."""
+    trains_entropy: bool = False
+    """The head keeps a gradient of the entropy too."""
 
     @classmethod
     def of(
@@ -54,6 +58,8 @@ class Workload:
             or sampling.top_k > 0
             or sampling.min_p is not None
             or sampling.repetition_penalty != 1,
+            samples_per_loss=config.algorithm.samples_per_loss,
+            trains_entropy=config.algorithm.trains_entropy,
         )
 
     @property
@@ -79,7 +85,8 @@ class Workload:
         return self.shared_prompt + max(training, evaluating) * (self.prompt - self.shared_prompt)
 
     def filled(self, tokens: int) -> int:
-        """What sequences of full length fill of a micro-batch of at most `tokens`; the longest one always goes in.
+        """What sequences of full length fill of a micro-batch of at most `tokens`; the longest one always goes in, with
+        those it has a joint loss with.
 
         Counted as `batching.pack` counts: room for more would hold other tokens only where sequences are shorter.
         """
@@ -87,7 +94,7 @@ class Workload:
         for number in range(1, self.num_prompts * self.num_generations):
             unshared = self.prompt - self.shared_prompt if number % self.num_generations == 0 else 0
             more = unshared + self.completion + MIN_SHARED - 2
-            if used + more > tokens:
+            if used + more > tokens and number >= self.samples_per_loss:
                 break
             used += more
         return used

@@ -1,1 +1,1 @@
-"""The Python API in TRL's shape: GRPOTrainer, GRPOConfig, LoraConfig (also `from groat import ...`)."""
+"""The Python API in TRL's shape: trainers, their configs, LoraConfig (also `from groat import ...`)."""

@@ -78,8 +78,8 @@ def dataset_rows(dataset: Any, argument: str) -> Rows:
     return cast(Rows, dataset)
 
 
-def refuse_others(others: Mapping[str, tuple[Any, str]]) -> None:
+def refuse_others(trainer: str, others: Mapping[str, tuple[Any, str]]) -> None:
     """UserError for arguments of TRL's trainer that groat does not have; by name, what was given and what to do."""
     for name, (value, instead) in others.items():
         if value is not None:
-            raise UserError(f"{name} is given, but groat's GRPOTrainer does not have it: {instead}")
+            raise UserError(f"{name} is given, but groat's {trainer} does not have it: {instead}")

@@ -1,4 +1,4 @@
-"""GRPOConfig: the options of a GRPOTrainer under TRL's names."""
+"""GRPOConfig, RLOOConfig, OnlineDPOConfig: the options of the trainers under TRL's names."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import dataclasses
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
-from groat.trainers.trl_options import TRLOptions
+from groat.trainers.trl_options import LEAVE_OUT, NO_HUB, NO_VLLM, SWITCHED_OFF, TRLOptions, noted, refused
 
 
 @dataclass(kw_only=True)
-class GRPOConfig(TRLOptions):
-    """What a GRPOTrainer is asked to do, with the names and defaults of TRL's GRPOConfig.
+class RunOptions(TRLOptions):
+    """What every trainer can be asked to do. These fields take effect; those inherited change nothing and say why."""
 
-    Not to be confused with `groat.config.tree.GRPOAlgorithmConfig`, the section `algorithm` of a recipe, which holds
-    GRPO's own settings only. A GRPOConfig is translated into a whole RunConfig; the run's config.yaml shows the result.
-    These fields take effect; those inherited from TRLOptions change nothing here and say why.
-    """
+    counts_prompts: ClassVar[bool] = False
+    """Whether per_device_train_batch_size counts prompts, not completions."""
+    length_option: ClassVar[str] = "max_completion_length"
+    """What TRL calls the longest completion."""
 
     output_dir: str | None = field(default=None, kw_only=False)
     """Folder of the run; None: a new one below runs/. `{name}` in it becomes model, task and a number not yet taken."""
@@ -56,7 +56,6 @@ class GRPOConfig(TRLOptions):
     gradient_checkpointing: bool | None = True
 
     num_generations: int = 8
-    max_completion_length: int = 512
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int | None = 0
@@ -66,24 +65,8 @@ class GRPOConfig(TRLOptions):
     """`stop` (or `stop_strings`) and `min_new_tokens` (or `min_tokens`)."""
     shuffle_dataset: bool | None = True
 
-    beta: float = 0.0
     num_iterations: int = 1
-    epsilon: float = 0.2
-    epsilon_high: float | None = None
-    delta: float | None = None
-    loss_type: str = "dapo"
-    importance_sampling_level: str = "token"
-    scale_rewards: str | bool = "group"
     reward_weights: Sequence[float] | None = None
-    mask_truncated_completions: bool = False
-    use_bias_correction_kl: bool = True
-    vllm_importance_sampling_correction: bool = True
-    """Correct for the difference between sampler and learner, which here is rounding only."""
-    vllm_importance_sampling_mode: str = "sequence_mask"
-    """groat truncates the weight of each token (token_truncate)."""
-    vllm_importance_sampling_clip_max: float | None = 3.0
-    vllm_importance_sampling_cap: float | None = None
-    """The earlier name of vllm_importance_sampling_clip_max."""
 
     save_strategy: str = "steps"
     """steps, epoch or no; a checkpoint is always written at the end."""
@@ -111,5 +94,91 @@ class GRPOConfig(TRLOptions):
         for name in options:
             if name not in known:
                 near = difflib.get_close_matches(name, known, 1)
-                raise TypeError(f"GRPOConfig has no option {name}" + (f"; did you mean {near[0]}?" if near else ""))
+                raise TypeError(f"{cls.__name__} has no option {name}" + (f"; did you mean {near[0]}?" if near else ""))
         return super().__new__(cls)
+
+
+@dataclass(kw_only=True)
+class GRPOConfig(RunOptions):
+    """What a GRPOTrainer is asked to do, with the names and defaults of TRL's GRPOConfig.
+
+    Not to be confused with `groat.config.algorithms.GRPOAlgorithmConfig`, the section `algorithm` of a recipe, which
+    holds GRPO's own settings only. A GRPOConfig is translated into a whole RunConfig; the run's config.yaml shows it.
+    """
+
+    max_completion_length: int = 512
+    beta: float = 0.0
+    epsilon: float = 0.2
+    epsilon_high: float | None = None
+    delta: float | None = None
+    loss_type: str = "dapo"
+    importance_sampling_level: str = "token"
+    scale_rewards: str | bool = "group"
+    multi_objective_aggregation: str = "sum_then_normalize"
+    mask_truncated_completions: bool = False
+    top_entropy_quantile: float = 1.0
+    entropy_coef: float = 0.0
+    off_policy_mask_threshold: float | None = None
+    sapo_temperature_pos: float = 1.0
+    sapo_temperature_neg: float = 1.05
+    vespo_k_pos: float = 2.0
+    vespo_lambda_pos: float = 3.0
+    vespo_k_neg: float = 3.0
+    vespo_lambda_neg: float = 2.0
+    use_bias_correction_kl: bool = True
+    vllm_importance_sampling_correction: bool = True
+    """Correct for the difference between sampler and learner, which here is rounding only."""
+    vllm_importance_sampling_mode: str = "sequence_mask"
+    """groat truncates the weight of each token (token_truncate)."""
+    vllm_importance_sampling_clip_max: float | None = 3.0
+    vllm_importance_sampling_cap: float | None = None
+    """The earlier name of vllm_importance_sampling_clip_max."""
+
+    use_adaptive_entropy: bool = refused(False, "entropy_coef keeps its value; leave it out")
+    entropy_coef_min: float = noted(0.0, SWITCHED_OFF)
+    entropy_coef_max: float = noted(1.0, SWITCHED_OFF)
+    entropy_coef_delta: float = noted(0.005, SWITCHED_OFF)
+    entropy_target: float = noted(0.2, SWITCHED_OFF)
+    vllm_importance_sampling_clip_min: float | None = refused(None, "weights are truncated from above only")
+    max_tool_calling_iterations: int | None = refused(None, LEAVE_OUT)
+    cast_lm_head_to_fp32: bool = noted(False, "it is 32-bit already")
+    log_completions_hub_repo: str | None = refused(None, f"{NO_HUB}; leave it out")
+
+
+@dataclass(kw_only=True)
+class RLOOConfig(RunOptions):
+    """What an RLOOTrainer is asked to do, with the names and defaults of TRL's RLOOConfig."""
+
+    num_generations: int = 2
+    max_completion_length: int = 512
+    beta: float = 0.05
+    """What a nat of a completion's KL divergence takes off its reward."""
+    epsilon: float = 0.2
+    epsilon_high: float | None = None
+    normalize_advantages: bool = False
+    reward_clip_range: Sequence[float] | None = None
+    mask_truncated_completions: bool = False
+
+
+@dataclass(kw_only=True)
+class OnlineDPOConfig(RunOptions):
+    """What an OnlineDPOTrainer is asked to do, with the names and defaults of TRL's OnlineDPOConfig."""
+
+    counts_prompts: ClassVar[bool] = True
+    length_option: ClassVar[str] = "max_new_tokens"
+
+    learning_rate: float = 5e-7
+    num_generations: int = 2
+    """Answers to a prompt; the best is preferred to the worst (groat only; TRL draws two)."""
+    max_new_tokens: int = 64
+    temperature: float = 0.9
+    beta: float | Sequence[float] = 0.1
+    """One number; TRL's list of one for each epoch is accepted with one entry."""
+    loss_type: str = "sigmoid"
+    missing_eos_penalty: float | None = None
+
+    num_iterations: int = refused(1, "every pair makes one update; leave it at 1")
+    max_length: int = noted(512, "groat never cuts a prompt; one that exceeds the model's context is an error")
+    reward_model_path: str | None = refused(None, "groat runs functions only: call the model inside a reward function")
+    disable_dropout: bool = noted(True, "there is no dropout in groat")
+    vllm_gpu_memory_utilization: float = noted(0.55, f"{NO_VLLM}; groat plans memory itself (budget)")

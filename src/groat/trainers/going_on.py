@@ -55,7 +55,7 @@ def check_same_config(config: RunConfig, folder: Path) -> None:
 def check_same_rows(config: RunConfig, folder: Path, task: Task) -> None:
     """UserError where the last recorded step drew other problems than these rows would give it."""
     store_path = RunFolder(folder).store_path
-    if not store_path.exists():
+    if not store_path.exists() or config.rollouts.curriculum:
         return
     with RunStore.read(store_path) as reader:
         step = reader.last_step()
@@ -64,6 +64,8 @@ def check_same_rows(config: RunConfig, folder: Path, task: Task) -> None:
         return
     recorded = list({row.group_index: row.problem_id for row in rollouts}.values())
     expected = [problem.id for problem in step_problems(task.train, config.seed, step, config.prompts_per_step)]
+    # Groups that were drawn anew come after those that every step begins with.
+    recorded = recorded[: len(expected)]
     if recorded != expected:
         raise UserError(
             f"train_dataset is not the one that the run in {folder} was started with: at step {step} it would give "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from groat.trainers.config import GRPOConfig
+from groat.trainers.config import RunOptions
 from groat.trainers.steps import Steps
 from groat.trainers.trl_options import plain
 
@@ -14,7 +14,7 @@ def is_8bit(optim: str) -> bool:
     return optim in ("adamw_8bit", "adamw_bnb_8bit", "paged_adamw_8bit")
 
 
-def translation_notes(args: GRPOConfig, steps: Steps) -> Iterator[str]:
+def translation_notes(args: RunOptions, steps: Steps) -> Iterator[str]:
     """Options that take effect, but not quite as they do in TRL."""
     optim = str(plain(args.optim))
     if optim not in ("adamw_torch", "adamw_torch_fused", "adamw_8bit", "adamw_bnb_8bit"):
@@ -22,7 +22,8 @@ def translation_notes(args: GRPOConfig, steps: Steps) -> Iterator[str]:
         yield f"optim={optim!r}: it is {kind}; the optimizer's state of an adapter is small"
     if args.model_init_kwargs:
         yield f"model_init_kwargs={dict(args.model_init_kwargs)!r}: groat loads models in its own way, in 32 bits"
-    if args.generation_batch_size not in (None, args.per_device_train_batch_size * args.gradient_accumulation_steps):
+    completions = args.per_device_train_batch_size * args.gradient_accumulation_steps
+    if not args.counts_prompts and args.generation_batch_size not in (None, completions):
         yield (
             f"generation_batch_size={args.generation_batch_size}: all of these completions make one update, where TRL "
             "would make one for each per_device_train_batch_size x gradient_accumulation_steps of them"
@@ -32,18 +33,10 @@ def translation_notes(args: GRPOConfig, steps: Steps) -> Iterator[str]:
             f"num_iterations={args.num_iterations}: {steps.total} steps of {args.num_iterations} updates each "
             f"(max_steps, save_steps, eval_steps and warmup_steps count updates, as in TRL)"
         )
-    if args.beta and args.use_bias_correction_kl:
-        yield "use_bias_correction_kl=True: the KL term is the paper's, which is TRL's use_bias_correction_kl=False"
-    if not args.beta and not args.use_bias_correction_kl:
-        yield "use_bias_correction_kl=False: there is no KL term, as beta is 0"
-    if args.loss_type == "cispo" and args.epsilon_high is None:
-        yield "loss_type='cispo': the ratio is capped at the paper's 5, not at TRL's epsilon; epsilon_high sets it"
-    if args.loss_type == "bnpo":
-        yield "loss_type='bnpo': tokens are counted over the whole step, so it is the same as 'dapo'"
     yield from _schedule_notes(args)
 
 
-def _schedule_notes(args: GRPOConfig) -> Iterator[str]:
+def _schedule_notes(args: RunOptions) -> Iterator[str]:
     if plain(args.lr_scheduler_type) == "constant" and (args.warmup_steps or args.warmup_ratio):
         yield "lr_scheduler_type='constant' has no warmup, as in transformers: say constant_with_warmup"
     elif args.warmup_steps and args.warmup_ratio:

@@ -17,7 +17,7 @@ _READ = {"r", "lora_alpha", "target_modules", "lora_dropout", "bias"}
 
 @dataclass(frozen=True, kw_only=True)
 class LoraConfig:
-    """The trained adapter, with PEFT's names and defaults; GRPOTrainer takes PEFT's own LoraConfig just as well.
+    """The trained adapter, with PEFT's names and defaults; trainers take PEFT's own LoraConfig just as well.
 
     Not to be confused with `groat.config.tree.LoraConfig`, the section `lora` of a recipe, whose defaults are larger.
     """

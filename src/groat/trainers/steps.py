@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
-from groat.trainers.config import GRPOConfig
+from groat.trainers.config import RunOptions
 from groat.types import UserError
 
 
 class Steps:
     """TRL counts updates of the weights; groat counts steps, each with num_iterations updates."""
 
-    def __init__(self, args: GRPOConfig, num_rows: int) -> None:
+    def __init__(self, args: RunOptions, num_rows: int) -> None:
         self._per_step = args.num_iterations
         self.completions = _completions_per_step(args)
         self.per_epoch = max(1, math.ceil(num_rows * args.num_generations / self.completions))
         if args.max_steps != -1:
-            _check_count("max_steps", args.max_steps)
+            _check_count(args, "max_steps")
             self.total = math.ceil(args.max_steps / self._per_step)
         elif not args.num_train_epochs > 0:
-            raise UserError(f"GRPOConfig: num_train_epochs must be above 0, got {args.num_train_epochs}")
+            raise UserError(f"{type(args).__name__}: num_train_epochs must be above 0, got {args.num_train_epochs}")
         else:
             self.total = max(1, math.ceil(num_rows * args.num_generations * args.num_train_epochs / self.completions))
         self.updates = self.total * self._per_step
@@ -30,7 +29,7 @@ class Steps:
         share = updates * self.updates if 0 < updates < 1 else updates
         return max(1, math.ceil(share / self._per_step))
 
-    def warmup_ratio(self, args: GRPOConfig) -> float:
+    def warmup_ratio(self, args: RunOptions) -> float:
         if not args.warmup_steps:
             return args.warmup_ratio
         if args.warmup_steps < 1:
@@ -42,30 +41,32 @@ class Steps:
         return ratio
 
 
-def _completions_per_step(args: GRPOConfig) -> int:
+def _completions_per_step(args: RunOptions) -> int:
     product = ("per_device_train_batch_size", "gradient_accumulation_steps")
     for name in (*product, "num_generations", "num_iterations"):
-        _check_count(name, getattr(args, name))
+        _check_count(args, name)
     if args.generation_batch_size is not None:
-        _check_count("generation_batch_size", args.generation_batch_size)
+        _check_count(args, "generation_batch_size")
     if args.steps_per_generation not in (None, args.gradient_accumulation_steps):
         raise UserError(
-            f"GRPOConfig: steps_per_generation is {args.steps_per_generation}, gradient_accumulation_steps "
+            f"{type(args).__name__}: steps_per_generation is {args.steps_per_generation}, gradient_accumulation_steps "
             f"{args.gradient_accumulation_steps}: groat makes one update from all completions of a step (and "
             "num_iterations updates from the same ones), so give both the same value, or leave steps_per_generation out"
         )
     completions = args.per_device_train_batch_size * args.gradient_accumulation_steps
+    completions *= args.num_generations if args.counts_prompts else 1
     words = " x ".join(f"{name} ({getattr(args, name)})" for name in product)
     if args.generation_batch_size is not None:
         completions, words = args.generation_batch_size, f"generation_batch_size ({args.generation_batch_size})"
     if completions % args.num_generations:
         raise UserError(
-            f"GRPOConfig: {words} must be a multiple of num_generations ({args.num_generations}): every group is "
-            "sampled whole"
+            f"{type(args).__name__}: {words} must be a multiple of num_generations ({args.num_generations}): every "
+            "group is sampled whole"
         )
     return completions
 
 
-def _check_count(name: str, value: Any) -> None:
+def _check_count(args: RunOptions, name: str) -> None:
+    value = getattr(args, name)
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise UserError(f"GRPOConfig: {name} must be a whole number of at least 1, got {value!r}")
+        raise UserError(f"{type(args).__name__}: {name} must be a whole number of at least 1, got {value!r}")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from groat.config.problems import field_problem
 from groat.config.tree import LoraConfig, RunConfig
-from groat.trainers.config import GRPOConfig
+from groat.trainers.algorithm_options import algorithm_notes, algorithm_problems, algorithm_section
+from groat.trainers.config import RunOptions
 from groat.trainers.notes import is_8bit, translation_notes
 from groat.trainers.steps import Steps
 from groat.trainers.trl_options import check_refused, option_notes, plain
@@ -53,7 +54,7 @@ class Translation:
     notes: tuple[str, ...]
 
 
-def translate(args: GRPOConfig, model: str, lora: LoraConfig, data: Data) -> Translation:
+def translate(args: RunOptions, model: str, lora: LoraConfig, data: Data) -> Translation:
     """UserError, with TRL's names, for everything that groat cannot follow."""
     check_refused(args)
     _check_choices(args)
@@ -71,20 +72,21 @@ def translate(args: GRPOConfig, model: str, lora: LoraConfig, data: Data) -> Tra
             "reward_timeout_seconds": args.reward_timeout_seconds,
         },
         "sampling": _sampling(args),
-        "algorithm": _algorithm(args),
+        "algorithm": algorithm_section(args),
         "training": _training(args, steps),
         "evaluation": _evaluation(args, steps, data),
         "memory": {"budget": args.budget, "gradient_checkpointing": args.gradient_checkpointing},
     }
     if args.output_dir is not None:
         sections["output_dir"] = str(args.output_dir)
-    return Translation(config=_checked(sections), notes=(*option_notes(args), *translation_notes(args, steps)))
+    notes = (*option_notes(args), *translation_notes(args, steps), *algorithm_notes(args))
+    return Translation(config=_checked(sections, type(args).__name__), notes=notes)
 
 
-def _sampling(args: GRPOConfig) -> dict[str, Any]:
+def _sampling(args: RunOptions) -> dict[str, Any]:
     section: dict[str, Any] = {
         "num_generations": args.num_generations,
-        "max_completion_length": args.max_completion_length,
+        "max_completion_length": getattr(args, args.length_option),
         "temperature": args.temperature,
         "top_p": args.top_p,
         # Both were ways to say "all" once.
@@ -95,27 +97,14 @@ def _sampling(args: GRPOConfig) -> dict[str, Any]:
     for name, value in dict(args.generation_kwargs or {}).items():
         if name not in _GENERATION_OPTIONS:
             raise UserError(
-                f"GRPOConfig: generation_kwargs has {name}; groat knows {', '.join(_GENERATION_OPTIONS)} there, and "
-                "temperature, top_p, top_k, min_p and repetition_penalty as options of their own"
+                f"{type(args).__name__}: generation_kwargs has {name}; groat knows {', '.join(_GENERATION_OPTIONS)} "
+                "there, and temperature, top_p, top_k, min_p and repetition_penalty as options of their own"
             )
         section[_GENERATION_OPTIONS[name]] = [value] if isinstance(value, str) else value
     return section
 
 
-def _algorithm(args: GRPOConfig) -> dict[str, Any]:
-    names = ("beta", "num_iterations", "epsilon", "epsilon_high", "delta", "mask_truncated_completions")
-    scale = {True: "group", False: "none"}.get(cast(bool, args.scale_rewards), args.scale_rewards)
-    cap = args.vllm_importance_sampling_cap
-    return {name: getattr(args, name) for name in names} | {
-        "loss_type": plain(args.loss_type),
-        "importance_sampling_level": args.importance_sampling_level,
-        "scale_rewards": scale,
-        "importance_sampling_correction": args.vllm_importance_sampling_correction,
-        "importance_sampling_cap": args.vllm_importance_sampling_clip_max if cap is None else cap,
-    }
-
-
-def _training(args: GRPOConfig, steps: Steps) -> dict[str, Any]:
+def _training(args: RunOptions, steps: Steps) -> dict[str, Any]:
     scheduler = str(plain(args.lr_scheduler_type))
     names = ("learning_rate", "adam_beta1", "adam_beta2", "adam_epsilon", "weight_decay", "max_grad_norm")
     save_every = {"no": steps.total, "epoch": steps.per_epoch}.get(plain(args.save_strategy))
@@ -131,14 +120,14 @@ def _training(args: GRPOConfig, steps: Steps) -> dict[str, Any]:
     }
 
 
-def _evaluation(args: GRPOConfig, steps: Steps, data: Data) -> dict[str, Any]:
+def _evaluation(args: RunOptions, steps: Steps, data: Data) -> dict[str, Any]:
     samples = args.num_generations if args.num_generations_eval is None else args.num_generations_eval
     strategy = plain(args.eval_strategy)
     if strategy == "no" and not args.eval_on_start:
         return {"num_problems": 0, "num_samples": samples}
     if data.num_eval_rows is None:
         raise UserError(
-            f"GRPOConfig: eval_strategy is {strategy!r}, but there is no eval_dataset: give the trainer one"
+            f"{type(args).__name__}: eval_strategy is {strategy!r}, but there is no eval_dataset: give the trainer one"
         )
     every = {
         "no": 0,
@@ -154,20 +143,20 @@ def _evaluation(args: GRPOConfig, steps: Steps, data: Data) -> dict[str, Any]:
     }
 
 
-def _check_choices(args: GRPOConfig) -> None:
+def _check_choices(args: RunOptions) -> None:
     """Options that are texts, of which only some values have an effect here."""
     scheduler, optim = str(plain(args.lr_scheduler_type)), str(plain(args.optim))
     choices = {
         "lr_scheduler_type": (scheduler, list(_SCHEDULERS)),
         "save_strategy": (str(plain(args.save_strategy)), ["steps", "epoch", "no"]),
         "eval_strategy": (str(plain(args.eval_strategy)), ["steps", "epoch", "no"]),
-        "vllm_importance_sampling_mode": (args.vllm_importance_sampling_mode, ["sequence_mask", "token_truncate"]),
     }
     problems = [
         f"{name} is {value!r}: groat knows {', '.join(known)}"
         for name, (value, known) in choices.items()
         if value not in known
     ]
+    problems.extend(algorithm_problems(args))
     if not optim.removeprefix("paged_").startswith("adamw"):
         problems.append(f"optim is {optim!r}: groat trains with AdamW; leave it out, or say adamw_torch_fused")
     trackers = [args.report_to] if isinstance(args.report_to, str) else list(args.report_to or [])
@@ -180,17 +169,17 @@ def _check_choices(args: GRPOConfig) -> None:
     if unknown:
         problems.append(f"model_init_kwargs has {', '.join(unknown)}: groat loads models in its own way; leave it out")
     if problems:
-        raise UserError("GRPOConfig: " + "; ".join(problems))
+        raise UserError(f"{type(args).__name__}: " + "; ".join(problems))
 
 
-def _checked(sections: Mapping[str, Any]) -> RunConfig:
+def _checked(sections: Mapping[str, Any], options: str) -> RunConfig:
     try:
         text = json.dumps(sections, default=_plain_number)
         return TypeAdapter(RunConfig).validate_json(text, strict=True)
     except ValidationError as error:
-        raise UserError("GRPOConfig: " + "; ".join(field_problem(record) for record in error.errors())) from None
+        raise UserError(f"{options}: " + "; ".join(field_problem(record) for record in error.errors())) from None
     except TypeError as error:
-        raise UserError(f"GRPOConfig: {error}") from None
+        raise UserError(f"{options}: {error}") from None
 
 
 def _plain_number(value: Any) -> Any:

@@ -41,7 +41,7 @@ def check_refused(options: TRLOptions) -> None:
     """UserError with every option that asks for what groat does not do."""
     problems = [f"{name} is {value!r}: {instead}" for name, value, instead in _set_options(options, "refused")]
     if problems:
-        raise UserError("GRPOConfig: " + "; ".join(problems))
+        raise UserError(f"{type(options).__name__}: " + "; ".join(problems))
 
 
 def option_notes(options: TRLOptions) -> list[str]:
@@ -66,13 +66,12 @@ _NO_DATALOADER = "rows are held in memory and taken straight from there; there i
 _PLANNED = "groat plans memory itself (budget)"
 _OWN_GENERATION = "groat samples with its own sampler"
 _ALL_RECORDED = "every completion is recorded in the run's folder: groat runs show RUN"
-_NO_VLLM = "vLLM is not used"
-_NO_HUB = "nothing is uploaded"
+NO_VLLM = "vLLM is not used"
+NO_HUB = "nothing is uploaded"
 _EVERY_STEP = "every step is logged"
-_SWITCHED_OFF = "it belongs to an option that is off"
+SWITCHED_OFF = "it belongs to an option that is off"
 _NO_TRACKER = "runs are recorded in their own folder, by no other tracker"
-_LEAVE_OUT = "groat does not do this; leave it out"
-_NO_ENTROPY = "the loss has no entropy term; leave it out"
+LEAVE_OUT = "groat does not do this; leave it out"
 
 
 @dataclass(kw_only=True)
@@ -88,7 +87,6 @@ class TRLOptions:
     tf32: bool | None = noted(None, _FP32)
     bf16_full_eval: bool = noted(False, _FP32)
     fp16_full_eval: bool = noted(False, _FP32)
-    cast_lm_head_to_fp32: bool = noted(False, "it is 32-bit already")
     use_cpu: bool = noted(False, "groat trains on the CPU anyway")
     disable_dropout: bool = noted(False, "there is no dropout in groat")
     full_determinism: bool = noted(False, "a run is decided by its seed anyway")
@@ -112,7 +110,6 @@ class TRLOptions:
     trackio_space_id: str | None = noted(None, _NO_TRACKER)
     trackio_bucket_id: str | None = noted(None, _NO_TRACKER)
     trackio_static_space_id: Any = noted(None, _NO_TRACKER)
-    log_completions_hub_repo: str | None = refused(None, f"{_NO_HUB}; leave it out")
 
     gradient_checkpointing_kwargs: Any = noted(None, "groat computes layers again in its own way")
     use_liger_kernel: bool = noted(False, "the loss is computed in chunks already")
@@ -136,8 +133,8 @@ class TRLOptions:
     dataloader_in_order: bool = noted(True, _NO_DATALOADER)
     label_names: Any = noted(None, _NO_DATALOADER)
     length_column_name: str = noted("length", _NO_DATALOADER)
-    train_sampling_strategy: str = noted("random", "shuffle_dataset decides the order of rows, as in TRL's GRPO")
-    data_seed: int | None = noted(None, "seed decides the order of rows too, as in TRL's GRPO")
+    train_sampling_strategy: str = noted("random", "shuffle_dataset decides the order of rows, as in TRL")
+    data_seed: int | None = noted(None, "seed decides the order of rows too, as in TRL")
     remove_unused_columns: bool | None = refused(
         False, "reward functions get every column they take; remove those you do not want from the dataset"
     )
@@ -164,49 +161,32 @@ class TRLOptions:
     use_transformers_continuous_batching: bool = noted(False, _OWN_GENERATION)
     transformers_continuous_batching_config: Any = noted(None, _OWN_GENERATION)
     use_vllm: bool = refused(False, "groat samples with the weights it trains, on any machine; leave it out")
-    vllm_mode: str = noted("colocate", _NO_VLLM)
-    vllm_model_impl: str = noted("vllm", _NO_VLLM)
-    vllm_enable_sleep_mode: bool = noted(False, _NO_VLLM)
-    vllm_server_base_url: str | None = noted(None, _NO_VLLM)
-    vllm_server_host: str = noted("0.0.0.0", _NO_VLLM)
-    vllm_server_port: int = noted(8000, _NO_VLLM)
-    vllm_server_timeout: float = noted(240.0, _NO_VLLM)
-    vllm_group_port: int = noted(51216, _NO_VLLM)
-    vllm_gpu_memory_utilization: float = noted(0.3, f"{_NO_VLLM}; {_PLANNED}")
-    vllm_max_model_length: int | None = noted(None, _NO_VLLM)
-    vllm_max_model_len: int | None = noted(None, _NO_VLLM)
-    vllm_tensor_parallel_size: int = noted(1, _NO_VLLM)
+    vllm_mode: str = noted("colocate", NO_VLLM)
+    vllm_model_impl: str = noted("vllm", NO_VLLM)
+    vllm_enable_sleep_mode: bool = noted(False, NO_VLLM)
+    vllm_server_base_url: str | None = noted(None, NO_VLLM)
+    vllm_server_host: str = noted("0.0.0.0", NO_VLLM)
+    vllm_server_port: int = noted(8000, NO_VLLM)
+    vllm_server_timeout: float = noted(240.0, NO_VLLM)
+    vllm_group_port: int = noted(51216, NO_VLLM)
+    vllm_gpu_memory_utilization: float = noted(0.3, f"{NO_VLLM}; {_PLANNED}")
+    vllm_max_model_length: int | None = noted(None, NO_VLLM)
+    vllm_max_model_len: int | None = noted(None, NO_VLLM)
+    vllm_tensor_parallel_size: int = noted(1, NO_VLLM)
     vllm_sampling_params: Any = refused(None, "give temperature, top_p, top_k, min_p and generation_kwargs themselves")
-    vllm_structured_outputs_regex: str | None = refused(None, _LEAVE_OUT)
-    vllm_guided_decoding_regex: str | None = refused(None, _LEAVE_OUT)
-    vllm_importance_sampling_clip_min: float | None = refused(None, "weights are truncated from above only")
+    vllm_structured_outputs_regex: str | None = refused(None, LEAVE_OUT)
+    vllm_guided_decoding_regex: str | None = refused(None, LEAVE_OUT)
     chat_template_kwargs: Any = refused(None, "write them into a template file and give its path as chat_template")
-    max_tool_calling_iterations: int | None = refused(None, _LEAVE_OUT)
 
-    top_entropy_quantile: float = refused(1.0, "every token is trained on; leave it at 1.0")
-    entropy_coef: float = refused(0.0, _NO_ENTROPY)
-    use_adaptive_entropy: bool = refused(False, _NO_ENTROPY)
-    entropy_coef_min: float = noted(0.0, _SWITCHED_OFF)
-    entropy_coef_max: float = noted(1.0, _SWITCHED_OFF)
-    entropy_coef_delta: float = noted(0.005, _SWITCHED_OFF)
-    entropy_target: float = noted(0.2, _SWITCHED_OFF)
-    off_policy_mask_threshold: float | None = refused(None, _LEAVE_OUT)
-    multi_objective_aggregation: str = refused("sum_then_normalize", "rewards are added up before they are normalized")
     sync_ref_model: bool = refused(False, "the reference policy is always the model without its adapter")
-    ref_model_mixup_alpha: float = noted(0.6, _SWITCHED_OFF)
-    ref_model_sync_steps: int = noted(512, _SWITCHED_OFF)
-    sapo_temperature_neg: float = noted(1.05, _SWITCHED_OFF)
-    sapo_temperature_pos: float = noted(1.0, _SWITCHED_OFF)
-    vespo_k_pos: float = noted(2.0, _SWITCHED_OFF)
-    vespo_lambda_pos: float = noted(3.0, _SWITCHED_OFF)
-    vespo_k_neg: float = noted(3.0, _SWITCHED_OFF)
-    vespo_lambda_neg: float = noted(2.0, _SWITCHED_OFF)
+    ref_model_mixup_alpha: float = noted(0.6, SWITCHED_OFF)
+    ref_model_sync_steps: int = noted(512, SWITCHED_OFF)
 
     lr_scheduler_kwargs: Any = refused(None, "linear and cosine end at 0; leave it out")
     optim_args: str | None = refused(None, "adam_beta1, adam_beta2, adam_epsilon and weight_decay set the optimizer")
-    optim_target_modules: Any = refused(None, _LEAVE_OUT)
-    label_smoothing_factor: float = refused(0.0, _LEAVE_OUT)
-    neftune_noise_alpha: float | None = refused(None, _LEAVE_OUT)
+    optim_target_modules: Any = refused(None, LEAVE_OUT)
+    label_smoothing_factor: float = refused(0.0, LEAVE_OUT)
+    neftune_noise_alpha: float | None = refused(None, LEAVE_OUT)
 
     do_train: bool = noted(False, "train() trains, whatever this says")
     do_eval: bool = noted(False, "eval_strategy decides")
@@ -218,21 +198,21 @@ class TRLOptions:
     include_for_metrics: Any = noted((), "evaluation measures rewards, not a loss")
     batch_eval_metrics: bool = noted(False, "evaluation measures rewards, not a loss")
     load_best_model_at_end: bool = refused(False, "the adapter of the last step is kept; leave it out")
-    metric_for_best_model: str | None = noted(None, _SWITCHED_OFF)
-    greater_is_better: bool | None = noted(None, _SWITCHED_OFF)
+    metric_for_best_model: str | None = noted(None, SWITCHED_OFF)
+    greater_is_better: bool | None = noted(None, SWITCHED_OFF)
     save_only_model: bool = noted(False, "checkpoints hold the optimizer's state too, so that a run can go on")
     save_safetensors: bool = noted(True, "nothing but safetensors is written")
     overwrite_output_dir: bool = refused(False, "groat never overwrites a run; choose another output_dir")
     enable_jit_checkpoint: bool = noted(False, "SIGTERM saves the run anyway")
     ignore_data_skip: bool = refused(False, "a resumed run goes on with the rows that come next")
-    restore_callback_states_from_checkpoint: bool = refused(False, _LEAVE_OUT)
+    restore_callback_states_from_checkpoint: bool = refused(False, LEAVE_OUT)
     resume_from_checkpoint: str | None = noted(None, "give it to train(resume_from_checkpoint=...)")
     debug: Any = noted("", "there is nothing to switch on")
 
-    push_to_hub: bool = refused(False, f"{_NO_HUB}; save_model() writes PEFT's files, which you can upload")
-    hub_model_id: str | None = noted(None, _NO_HUB)
-    hub_strategy: Any = noted("every_save", _NO_HUB)
-    hub_token: str | None = noted(None, _NO_HUB)
-    hub_private_repo: bool | None = noted(None, _NO_HUB)
-    hub_always_push: bool = noted(False, _NO_HUB)
-    hub_revision: str | None = noted(None, _NO_HUB)
+    push_to_hub: bool = refused(False, f"{NO_HUB}; save_model() writes PEFT's files, which you can upload")
+    hub_model_id: str | None = noted(None, NO_HUB)
+    hub_strategy: Any = noted("every_save", NO_HUB)
+    hub_token: str | None = noted(None, NO_HUB)
+    hub_private_repo: bool | None = noted(None, NO_HUB)
+    hub_always_push: bool = noted(False, NO_HUB)
+    hub_revision: str | None = noted(None, NO_HUB)

@@ -20,7 +20,10 @@ from groat.model.tokenizer import Tokenizer
 from groat.quantization.store import dynamic_store
 from groat.sampling.base import SamplingParams
 from groat.sampling.native.sampler import NativeSampler
-from groat.tasks.rewards import Grader
+from groat.tasks.judges import judged
+from groat.tasks.overlong import soft_overlong
+from groat.tasks.reward_loading import load_reward
+from groat.tasks.rewards import Grader, RewardFunction
 from groat.tasks.task import Task, build_task
 from groat.training.decide import Decision, decide_quietly
 from groat.training.step import Parts
@@ -62,7 +65,9 @@ def build(config: RunConfig, task: Task | None = None, decision: Decision | None
     _check_lengths((*task.train, *held_out) if isinstance(task.train, tuple) else held_out, model, config)
     decoder = Decoder(model.spec, model.weights)
     adapter = new_adapter(model.spec, config.lora, torch.Generator().manual_seed(config.seed))
-    algorithm = build_algorithm(config.algorithm, config.sampling.max_completion_length)
+    rewards = _rewards(task, config)
+    weights = {reward.name: reward.weight for reward in rewards}
+    algorithm = build_algorithm(config.algorithm, config.sampling.max_completion_length, weights)
     learner = Learner(
         decoder,
         adapter,
@@ -87,9 +92,11 @@ def build(config: RunConfig, task: Task | None = None, decision: Decision | None
             guard=guard,
         ),
         sampling=SamplingParams.from_config(config.sampling),
-        grader=Grader(task.rewards, config.task.reward_timeout_seconds),
+        grader=Grader(rewards, config.task.reward_timeout_seconds),
         algorithm=algorithm,
         learner=learner,
+        max_refills=config.rollouts.max_refills,
+        num_kept=config.rollouts.num_kept,
     )
     return Built(
         model=model,
@@ -100,6 +107,16 @@ def build(config: RunConfig, task: Task | None = None, decision: Decision | None
         guard=guard,
         num_trained=sum(tensor.numel() for tensor in adapter.named_tensors().values()),
     )
+
+
+def _rewards(task: Task, config: RunConfig) -> tuple[RewardFunction, ...]:
+    """The task's, or what comes of a judge's comparisons; and the penalty for length."""
+    rewards = task.rewards
+    if config.task.judge is not None:
+        rewards = (judged(load_reward(config.task.judge)),)
+    if config.task.overlong_buffer:
+        rewards = (*rewards, soft_overlong(config.sampling.max_completion_length, config.task.overlong_buffer))
+    return rewards
 
 
 def _load(config: RunConfig, decision: Decision) -> LoadedModel:

@@ -10,7 +10,9 @@ from groat.training.step import StepResult
 
 def rollout_rows(result: StepResult) -> Sequence[RolloutRow]:
     """One row per completion, with its rewards and its advantage."""
-    advantages = {id(sample.completion): sample.advantages[0] for sample in result.credit.samples}
+    # Where tokens differ, the largest: some algorithms leave tokens out.
+    # Scoring makes new completions, of the same token ids.
+    advantages = {id(one.completion.token_ids): max(one.advantages, key=abs) for one in result.credit.samples}
     return [
         RolloutRow(
             group_index=group_index,
@@ -21,7 +23,7 @@ def rollout_rows(result: StepResult) -> Sequence[RolloutRow]:
             finish_reason=completion.finish_reason,
             num_tokens=len(completion.token_ids),
             reward=reward.total,
-            advantage=advantages.get(id(completion), 0.0),
+            advantage=advantages.get(id(completion.token_ids), 0.0),
             policy_version=completion.policy_version,
             parts=reward.parts,
         )

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from groat.config.load import read_yaml, to_yaml
@@ -26,12 +27,13 @@ from groat.tracking.store import RunStore
 from groat.training.build import Built, build
 from groat.training.checkpoint import Checkpoint, Progress, newest_checkpoint, save_checkpoint
 from groat.training.checks import check_logprob_difference, check_policy_canary, logprob_metrics
+from groat.training.curriculum import Curriculum
 from groat.training.decide import decide
 from groat.training.evaluate import evaluate
 from groat.training.phases import Phases, Stopped
 from groat.training.rollout_rows import rollout_rows
-from groat.training.step import StepResult, step_problems, step_seeds, train_step
-from groat.types import UserError
+from groat.training.step import StepResult, step_problems, step_seeds, step_spares, train_step
+from groat.types import Problem, UserError
 
 OnStep = Callable[[int, Mapping[str, float]], None]
 """Called after every step with its number and its figures; it may raise Stopped to end the run there, saved."""
@@ -145,6 +147,7 @@ class _Run:
         self._train_seconds = 0.0
         self._earlier_peak = 0
         self._saved_step: int | None = None
+        self._curriculum = _curriculum(config, built.task)
         self.step = 0
 
     def restore(self) -> None:
@@ -161,6 +164,7 @@ class _Run:
             self._console.note(f"Going on from the checkpoint of step {self.step}")
         self._adopt_config()
         self._store.forget_after(self.step)
+        self._recall_curriculum()
 
     def train(self) -> None:
         """Evaluate, then step until all steps are done or the user asks to stop."""
@@ -180,6 +184,12 @@ class _Run:
             if self.step % config.training.save_steps == 0 or self.step == config.training.max_steps:
                 self.save()
             self._evaluate_if_due()
+
+    def _recall_curriculum(self) -> None:
+        if self._curriculum is not None and self.step:
+            with RunStore.read(self._folder.store_path) as reader:
+                for step in range(1, self.step + 1):
+                    self._curriculum.learn(reader.rollouts(step))
 
     def _restore_learner(self, checkpoint: Checkpoint) -> None:
         step, version = checkpoint.progress.step, checkpoint.progress.policy_version
@@ -313,22 +323,32 @@ class _Run:
 
     def _one_step(self) -> None:
         config, step = self._config, self.step + 1
-        problems = step_problems(self._built.task.train, config.seed, step, config.prompts_per_step)
+        problems = self._problems(step)
         seeds = step_seeds(config.seed, step, len(problems))
         before = dict(self._phases.seconds)
         started = time.perf_counter()
-        result = train_step(self._built.parts, problems, seeds, self._learner.adapter, self._phases)
+        spares = partial(step_spares, self._built.task.train, config.seed, step)
+        result = train_step(self._built.parts, problems, seeds, self._learner.adapter, self._phases, spares)
         seconds = time.perf_counter() - started
         self._train_seconds += seconds
-        metrics = {**result.credit.metrics, **result.reward_metrics, **result.update.metrics}
+        metrics = {**result.metrics, **result.update.metrics}
         metrics |= logprob_metrics(result.update.logprob_differences)
         timings = self._timings(result, seconds, before)
-        self._store.record_step(step, metrics, timings, rollout_rows(result))
+        rows = rollout_rows(result)
+        self._store.record_step(step, metrics, timings, rows)
+        if self._curriculum is not None:
+            self._curriculum.learn(rows)
         self.step = step
         self._console.step(step, metrics, timings)
         self._tell_interventions()
         self._check(result, metrics)
         self._on_step(step, {**metrics, **timings})
+
+    def _problems(self, step: int) -> list[Problem]:
+        config = self._config
+        if self._curriculum is not None:
+            return self._curriculum.problems(step, config.prompts_per_step)
+        return step_problems(self._built.task.train, config.seed, step, config.prompts_per_step)
 
     def _check(self, result: StepResult, metrics: Mapping[str, float]) -> None:
         largest = metrics.get("sampling/sampling_logp_difference/max", 0.0)
@@ -414,6 +434,17 @@ class _Run:
     @property
     def _peak_bytes(self) -> int:
         return max(self._earlier_peak, peak_bytes())
+
+
+def _curriculum(config: RunConfig, task: Task) -> Curriculum | None:
+    if not config.rollouts.curriculum:
+        return None
+    if not isinstance(task.train, tuple):
+        raise UserError(
+            f"rollouts.curriculum needs rows that come back, and task {task.name} never gives the same problem twice, "
+            "or gives its rows in a fixed order: take rollouts.curriculum out"
+        )
+    return Curriculum(task.train, config.seed)
 
 
 def _budget_gib(config: RunConfig) -> float | None:

@@ -1,17 +1,25 @@
-"""Small steps for the tests of GRPO. A completion's token ids are its row in the step, so it can be found again."""
+"""Small steps for the tests of algorithms. A completion's token ids are its row in the step, so it is found again."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from groat.algorithms.base import Forward
+from groat.algorithms.base import Algorithm, Forward
 from groat.algorithms.grpo import GRPO
+from groat.algorithms.online_dpo import OnlineDPO
+from groat.algorithms.reinforce import Reinforce
+from groat.algorithms.rloo import RLOO
 from groat.batching import Targets
-from groat.config.tree import GRPOAlgorithmConfig
+from groat.config.algorithms import (
+    GRPOAlgorithmConfig,
+    OnlineDPOAlgorithmConfig,
+    ReinforceAlgorithmConfig,
+    RLOOAlgorithmConfig,
+)
 from groat.types import Completion, FinishReason, Group, Problem, Prompt, Reward, Sample
 
 
@@ -42,6 +50,18 @@ def grpo(max_completion_length: int = 10, **config: object) -> GRPO:
     return GRPO(GRPOAlgorithmConfig(**config), max_completion_length)  # type: ignore[arg-type]
 
 
+def rloo(**config: object) -> RLOO:
+    return RLOO(RLOOAlgorithmConfig(**config))  # type: ignore[arg-type]
+
+
+def reinforce(**config: object) -> Reinforce:
+    return Reinforce(ReinforceAlgorithmConfig(**config))  # type: ignore[arg-type]
+
+
+def online_dpo(**config: object) -> OnlineDPO:
+    return OnlineDPO(OnlineDPOAlgorithmConfig(**config))  # type: ignore[arg-type]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Step:
     """The completions of one step, padded: B rows of L tokens."""
@@ -54,6 +74,7 @@ class Step:
     old_logprobs_BL: Tensor
     sampler_logprobs_BL: Tensor
     reference_logprobs_BL: Tensor
+    entropies_BL: Tensor
 
 
 def random_step(seed: int = 0, num_groups: int = 4, group_size: int = 3, longest: int = 6) -> Step:
@@ -71,7 +92,20 @@ def random_step(seed: int = 0, num_groups: int = 4, group_size: int = 3, longest
 
     logprobs_BL = -1.5 + noise(0.5)
     old_logprobs_BL = logprobs_BL + noise(0.5)
-    completions = [a_completion(int(lengths_B[row]), row=row, truncated=bool(truncated_B[row])) for row in range(rows)]
+    sampler_logprobs_BL = (old_logprobs_BL + noise(0.8)).detach()
+    reference_logprobs_BL = (logprobs_BL + noise(0.5)).detach()
+    entropies_BL = noise(1.0).abs()
+
+    def completion(row: int) -> Completion:
+        length = int(lengths_B[row])
+        return replace(
+            a_completion(length, row=row, truncated=bool(truncated_B[row])),
+            old_logprobs=tuple(old_logprobs_BL[row, :length].tolist()),
+            reference_logprobs=tuple(reference_logprobs_BL[row, :length].tolist()),
+            entropies=tuple(entropies_BL[row, :length].tolist()),
+        )
+
+    completions = [completion(row) for row in range(rows)]
     return Step(
         groups=tuple(
             a_group(rewards[index].tolist(), completions[index * group_size : (index + 1) * group_size])
@@ -82,8 +116,9 @@ def random_step(seed: int = 0, num_groups: int = 4, group_size: int = 3, longest
         truncated_B=truncated_B,
         logprobs_BL=logprobs_BL.requires_grad_(),
         old_logprobs_BL=old_logprobs_BL.detach(),
-        sampler_logprobs_BL=(old_logprobs_BL + noise(0.8)).detach(),
-        reference_logprobs_BL=(logprobs_BL + noise(0.5)).detach(),
+        sampler_logprobs_BL=sampler_logprobs_BL,
+        reference_logprobs_BL=reference_logprobs_BL,
+        entropies_BL=entropies_BL.requires_grad_(),
     )
 
 
@@ -100,11 +135,17 @@ def packed(step: Step, samples: Sequence[Sample], *, old_is_known: bool = True) 
         old_logprobs_N=step.old_logprobs_BL[row_N, column_N] if old_is_known else None,
         reference_logprobs_N=step.reference_logprobs_BL[row_N, column_N],
         lengths_S=torch.tensor(lengths, dtype=torch.float64),
+        bundle_S=_from_0([sample.bundle for sample in samples]),
     )
-    return Forward(logprobs_N=step.logprobs_BL[row_N, column_N]), targets
+    return Forward(logprobs_N=step.logprobs_BL[row_N, column_N], entropy_N=step.entropies_BL[row_N, column_N]), targets
 
 
-def step_loss(algorithm: GRPO, step: Step, *, old_is_known: bool = True) -> Tensor:
+def _from_0(bundles: Sequence[int | None]) -> Tensor | None:
+    order = list(dict.fromkeys(bundles))
+    return None if None in bundles else torch.tensor([order.index(bundle) for bundle in bundles])
+
+
+def step_loss(algorithm: Algorithm, step: Step, *, old_is_known: bool = True) -> Tensor:
     """The whole step as one micro-batch."""
     credit = algorithm.assign_credit(step.groups)
     return algorithm.loss(*packed(step, credit.samples, old_is_known=old_is_known), credit.totals).total

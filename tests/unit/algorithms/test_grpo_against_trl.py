@@ -9,7 +9,8 @@ import torch
 from grpo_examples import gradient, grpo, random_step, step_loss
 from padded_trl import trl_loss
 
-LOSS_TYPES = ("grpo", "dr_grpo", "dapo", "bnpo", "cispo")
+CLIPPED = ("grpo", "dr_grpo", "dapo", "bnpo")
+LOSS_TYPES = (*CLIPPED, "cispo")
 # TRL has no cap of its own for cispo: both sides are told.
 HIGH = {"cispo": 1.4}
 
@@ -20,7 +21,11 @@ HIGH = {"cispo": 1.4}
 def test_loss_and_gradient_equal_trls_padded_formulas(loss_type: str, level: str, beta: float) -> None:
     step = random_step()
     for delta, corrected, masked, old_is_known, scale in product(
-        (None, 1.5), (True, False), (True, False), (True, False), ("group", "batch", "none")
+        (None, 1.5) if loss_type in CLIPPED else (None,),
+        (True, False),
+        (True, False),
+        (True, False),
+        ("group", "batch", "none"),
     ):
         algorithm = grpo(
             max_completion_length=9,

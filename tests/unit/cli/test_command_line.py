@@ -100,9 +100,9 @@ def test_missing_recipe_is_answered_with_near_ones(calls: Calls, capsys: pytest.
     assert main(["train", "arithmetic"]) == 2
     assert "there is no recipe 'arithmetic': did you mean recipes/arithmetic.yaml?" in _unwrapped(capsys)
     assert main(["train", "demo.yml"]) == 2
-    assert "did you mean demo?" in _unwrapped(capsys)
+    assert "did you mean demo or dapo?" in _unwrapped(capsys)
     assert main(["train", "zzz"]) == 2
-    assert "known are demo, recipes/arithmetic.yaml, and any YAML file" in _unwrapped(capsys)
+    assert "known are dapo, demo, recipes/arithmetic.yaml, and any YAML file" in _unwrapped(capsys)
 
 
 # How a run ends

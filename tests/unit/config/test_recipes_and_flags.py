@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from groat.config.algorithms import GRPOAlgorithmConfig, ReinforceAlgorithmConfig, RLOOAlgorithmConfig
 from groat.config.load import from_command_line, read_yaml, to_yaml
 from groat.config.presets import preset_names, read_preset
 from groat.config.tree import (
     EvaluationConfig,
-    GRPOAlgorithmConfig,
     LoraConfig,
     MemoryConfig,
     ModelConfig,
@@ -158,6 +158,34 @@ def test_file_that_cannot_be_read_says_why(tmp_path: Path):
         ("task: {num_steps: 3}", "task.num_steps must be a list, such as [a, b], got 3"),
         ("task: {num_steps: [1, x]}", "task.num_steps[1] must be a whole number, got 'x'"),
         ("algorithm: {scale_rewards: groups}", "must be one of 'group', 'batch' or 'none', got 'groups'"),
+        (
+            "algorithm: {kind: ppoo}",
+            "algorithm.kind must be one of 'grpo', 'rloo', 'reinforce++', 'online_dpo', got 'ppoo'",
+        ),
+        ("algorithm: {kind: rloo, beta: x}", "algorithm.beta must be a number, got 'x'"),
+        (
+            "algorithm: {kind: rloo, delta: 4}",
+            "algorithm.delta is an option of grpo, not of rloo: take it out, or choose another algorithm.kind",
+        ),
+        ("algorithm: {kind: rloo, epsilom: 4}", "algorithm.epsilom is not a field; did you mean algorithm.epsilon?"),
+        ("algorithm: {normalize_advantages: true}", "is an option of rloo, not of grpo"),
+        ("algorithm: 3", "algorithm is a section, not a value: did you mean algorithm.kind: 3?"),
+        ("algorithm: {loss_type: luspo}", "set algorithm.importance_sampling_level to sequence"),
+        (
+            "algorithm: {loss_type: vespo, importance_sampling_level: sequence}",
+            "leave algorithm.importance_sampling_level at token",
+        ),
+        ("algorithm: {loss_type: sapo, delta: 4}", "algorithm.loss_type sapo does not clip: take delta out"),
+        ("algorithm: {entropy_coef: 0.1, top_entropy_quantile: 0.2}", "cannot be had together"),
+        ("algorithm: {kind: rloo, reward_clip_range: [1, -1]}", "must rise, such as [-1, 1]; got [1, -1]"),
+        ("algorithm: {kind: online_dpo, beta: 0}", "algorithm.beta must be above 0, got 0"),
+        ("rollouts: {num_kept: 9}", "rollouts.num_kept is 9, but a group has sampling.num_generations 8 completions"),
+        ("rollouts: {max_refills: -1}", "rollouts.max_refills must be at least 0, got -1"),
+        (
+            "task: {overlong_buffer: 513}",
+            "task.overlong_buffer (513) must be at most sampling.max_completion_length (512)",
+        ),
+        ("task: {judge: a.py:f, reward_funcs: [exact_match]}", "task.judge is there in place of task.reward_funcs"),
         ("checks: {policy_canary: 1}", "checks.policy_canary must be true or false, got 1"),
         ("memory: {budget: 3}", "memory.budget must be text (put it in quotes), with its unit: 3GiB, got 3"),
         ("memory: {budget: 3 apples}", "memory.budget: '3 apples' has the unknown unit 'apples'"),
@@ -205,6 +233,19 @@ def test_everyday_flags_reach_their_fields():
     )
 
 
+@pytest.mark.parametrize("flags", ["--algorithm rloo", "--algorithm.kind=rloo"])
+def test_another_algorithm_brings_its_own_flags_and_defaults(flags: str):
+    changed = from_command_line([*flags.split(), "--algorithm.reward-clip-range", "-1", "2"], BASE)
+    assert changed.algorithm == RLOOAlgorithmConfig(reward_clip_range=(-1, 2))
+    assert dataclasses.replace(changed, algorithm=BASE.algorithm) == BASE
+
+
+def test_the_same_algorithm_keeps_what_the_recipe_says():
+    base = RunConfig(algorithm=RLOOAlgorithmConfig(beta=0.3))
+    assert from_command_line(["--algorithm", "rloo", "--seed", "3"], base).algorithm.beta == 0.3
+    assert from_command_line(["--algorithm", "reinforce++"], base).algorithm == ReinforceAlgorithmConfig()
+
+
 @pytest.mark.parametrize("flag", ["--sampling.top_k", "--sampling.top-k"])
 def test_every_field_has_a_dotted_flag_with_hyphens_or_underscores(flag: str):
     assert from_command_line([flag, "5"], BASE).sampling.top_k == 5
@@ -237,6 +278,7 @@ def test_yes_or_no_field_is_turned_off_by_no(flag: str):
     [
         ("--temperature 0.7", "--temperature is not a field; did you mean --sampling.temperature?"),
         ("--sampling.temprature=0.7", "did you mean --sampling.temperature?"),
+        ("--algorithm rloo --algorithm.delta 4", "--algorithm.delta is an option of grpo, not of rloo"),
         ("--max-prompt-length 5", "groat never cuts a prompt"),
         ("--seed 3 recipe.yaml", "the recipe comes first"),
         ("--checks.policy-canary True", "'True' belongs to no flag"),

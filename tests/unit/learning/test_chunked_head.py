@@ -70,3 +70,25 @@ def test_very_large_logits_stay_finite():
     assert logprobs_N.item() == -2000
     assert entropy_N.item() == 0
     assert gradient.item() == -2000
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 100])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_the_entropy_has_the_gradient_of_the_whole_head_where_it_is_asked_for(chunk: int, temperature: float):
+    rows_NH, head_VH, token_ids_N = inputs(torch.float64)
+    logprobs_N, entropy_N = chunked_logprobs(rows_NH, head_VH, token_ids_N, temperature, chunk, entropy_gradient=True)
+    full_NV = (rows_NH @ head_VH.T / temperature).log_softmax(-1)
+    expected_entropy_N = -(full_NV.exp() * full_NV).sum(-1)
+    weight_N = torch.linspace(-1, 2, N, dtype=torch.float64)
+    both = ((logprobs_N * weight_N).sum() + (entropy_N * weight_N**2).sum()) * 3
+    expected = (full_NV[range(N), token_ids_N] * weight_N).sum() * 3 + (expected_entropy_N * weight_N**2).sum() * 3
+    (ours,) = torch.autograd.grad(both, rows_NH)
+    (theirs,) = torch.autograd.grad(expected, rows_NH)
+    torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-12)
+
+
+def test_the_gradient_of_the_entropy_is_the_finite_difference():
+    rows_NH, head_VH, token_ids_N = inputs(torch.float64)
+    assert torch.autograd.gradcheck(
+        lambda rows: chunked_logprobs(rows, head_VH, token_ids_N, 0.7, 4, entropy_gradient=True), (rows_NH,)
+    )

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from groat.config.tree import LoraConfig, RunConfig
-from groat.trainers import grpo as grpo_module
+from groat.trainers import algorithm_options as algorithm_module
 from groat.trainers import notes as notes_module
 from groat.trainers import steps as steps_module
+from groat.trainers import trainer as trainer_module
 from groat.trainers import translate as translate_module
 from groat.trainers.config import GRPOConfig
 from groat.trainers.translate import Data, Translation, translate
@@ -88,6 +89,22 @@ def test_the_defaults_are_trls():
         ({"delta": 1.5}, "algorithm.delta", 1.5),
         ({"loss_type": "dr_grpo"}, "algorithm.loss_type", "dr_grpo"),
         ({"importance_sampling_level": "sequence"}, "algorithm.importance_sampling_level", "sequence"),
+        ({"loss_type": "sapo"}, "algorithm.loss_type", "sapo"),
+        ({"loss_type": "vespo"}, "algorithm.loss_type", "vespo"),
+        (
+            {"multi_objective_aggregation": "normalize_then_sum"},
+            "algorithm.multi_objective_aggregation",
+            "normalize_then_sum",
+        ),
+        ({"entropy_coef": 0.1}, "algorithm.entropy_coef", 0.1),
+        ({"top_entropy_quantile": 0.2}, "algorithm.top_entropy_quantile", 0.2),
+        ({"off_policy_mask_threshold": 0.5}, "algorithm.off_policy_mask_threshold", 0.5),
+        ({"sapo_temperature_pos": 2.0}, "algorithm.sapo_temperature_pos", 2.0),
+        ({"sapo_temperature_neg": 2.0}, "algorithm.sapo_temperature_neg", 2.0),
+        ({"vespo_k_pos": 1.0}, "algorithm.vespo_k_pos", 1.0),
+        ({"vespo_lambda_pos": 1.0}, "algorithm.vespo_lambda_pos", 1.0),
+        ({"vespo_k_neg": 1.0}, "algorithm.vespo_k_neg", 1.0),
+        ({"vespo_lambda_neg": 1.0}, "algorithm.vespo_lambda_neg", 1.0),
         ({"scale_rewards": True}, "algorithm.scale_rewards", "group"),
         ({"scale_rewards": False}, "algorithm.scale_rewards", "none"),
         ({"scale_rewards": "batch"}, "algorithm.scale_rewards", "batch"),
@@ -165,6 +182,7 @@ def test_warmup_steps_stay_whole_updates(warmup: int, updates: int):
         ({"beta": 0.1}, "use_bias_correction_kl=True: the KL term is the paper's"),
         ({"use_bias_correction_kl": False}, "there is no KL term"),
         ({"loss_type": "cispo"}, "capped at the paper's 5"),
+        ({"top_entropy_quantile": 0.2}, "of the tokens of the whole step"),
         ({"loss_type": "bnpo"}, "the same as 'dapo'"),
         ({"lr_scheduler_type": "constant", "warmup_steps": 3}, "say constant_with_warmup"),
         ({"warmup_steps": 3, "warmup_ratio": 0.1}, "warmup_ratio=0.1: warmup_steps decides"),
@@ -183,7 +201,9 @@ def test_what_makes_no_difference_is_noted(options: dict[str, Any], words: str):
 
 
 def test_every_option_takes_effect_or_says_why_not():
-    read = "".join(map(inspect.getsource, (translate_module, steps_module, notes_module, grpo_module)))
+    read = "".join(
+        map(inspect.getsource, (translate_module, steps_module, notes_module, trainer_module, algorithm_module))
+    )
     silent = [option.name for option in dataclasses.fields(GRPOConfig) if not option.metadata]
     assert [name for name in silent if not re.search(rf'args\.{name}\b|"{name}"', read)] == []
 
@@ -234,7 +254,9 @@ def test_every_option_without_effect_is_noted_by_name(name: str):
         ({"num_generations": 1}, "sampling.num_generations must be at least 2"),
         ({"learning_rate": "1e-5"}, "training.learning_rate must be a number, got '1e-5'"),
         ({"learning_rate": -1.0}, "training.learning_rate must be above 0"),
-        ({"loss_type": "sapo"}, "algorithm.loss_type must be one of .*'dapo'.*got 'sapo'"),
+        ({"loss_type": "nope"}, "algorithm.loss_type must be one of .*'dapo'.*got 'nope'"),
+        ({"loss_type": "luspo"}, "set algorithm.importance_sampling_level to sequence"),
+        ({"multi_objective_aggregation": "sum"}, "algorithm.multi_objective_aggregation must be one of"),
         ({"importance_sampling_level": "sequence_token"}, "algorithm.importance_sampling_level must be one of"),
         ({"scale_rewards": "all"}, "algorithm.scale_rewards must be one of"),
         ({"budget": "lots"}, "memory.budget"),

@@ -1,0 +1,66 @@
+"""OnlineDPOTrainer, with TRL's signature, and a judge."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from os import PathLike
+from typing import Any
+
+from groat.tasks.judges import Judge, judged
+from groat.trainers.arguments import RewardFunc, refuse_others
+from groat.trainers.config import OnlineDPOConfig
+from groat.trainers.trainer import Trainer
+from groat.types import UserError
+
+
+class OnlineDPOTrainer(Trainer):
+    """Trains an adapter with Online DPO (arXiv:2402.04792); in all else as GRPOTrainer.
+
+    Answers are compared by their rewards, or by `judge` (`groat.tasks.judges`): a function, or an object with a method
+    `judge`, which is given a list of prompts and a list of pairs of completions, and returns 0, 1 or -1 for each.
+    """
+
+    def __init__(
+        self,
+        model: str | PathLike[str],
+        ref_model: Any = None,
+        reward_funcs: RewardFunc | Sequence[RewardFunc] | None = None,
+        args: OnlineDPOConfig | None = None,
+        data_collator: Any = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: Any = None,
+        reward_processing_classes: Any = None,
+        peft_config: Any = None,
+        compute_metrics: Any = None,
+        callbacks: Sequence[Any] | None = None,
+        optimizers: tuple[Any, Any] = (None, None),
+        preprocess_logits_for_metrics: Any = None,
+        judge: Judge | None = None,
+    ) -> None:
+        refuse_others(
+            "OnlineDPOTrainer",
+            {
+                "ref_model": (ref_model, "the reference policy is the model without its adapter; leave it out"),
+                "data_collator": (data_collator, "rows are taken as they are; leave it out"),
+                "compute_metrics": (compute_metrics, "reward functions may call log_metric"),
+                "preprocess_logits_for_metrics": (preprocess_logits_for_metrics, "no logits are kept; leave it out"),
+                "reward_processing_classes": (reward_processing_classes, "reward functions get text; leave it out"),
+                "optimizers[0]": (optimizers[0], "the options optim, learning_rate and adam_* set the optimizer"),
+                "optimizers[1]": (optimizers[1], "lr_scheduler_type and warmup_steps set the schedule"),
+            },
+        )
+        if judge is not None:
+            if reward_funcs is not None:
+                raise UserError("judge and reward_funcs are given: one of them says which answer is better")
+            reward_funcs = judged(judge).function
+        super().__init__(
+            model,
+            reward_funcs,
+            OnlineDPOConfig() if args is None else args,
+            train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            callbacks=callbacks,
+            peft_config=peft_config,
+        )

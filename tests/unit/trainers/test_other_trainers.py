@@ -1,0 +1,184 @@
+"""RLOOTrainer and OnlineDPOTrainer: TRL's options and arguments, followed or refused by name; and that they train."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from groat.config.algorithms import OnlineDPOAlgorithmConfig, RLOOAlgorithmConfig
+from groat.config.tree import LoraConfig, RunConfig
+from groat.testing import tiny_model, toy_rows, vowel_share
+from groat.trainers import algorithm_options as algorithm_module
+from groat.trainers import notes as notes_module
+from groat.trainers import steps as steps_module
+from groat.trainers import trainer as trainer_module
+from groat.trainers import translate as translate_module
+from groat.trainers.config import OnlineDPOConfig, RLOOConfig, RunOptions
+from groat.trainers.online_dpo import OnlineDPOTrainer
+from groat.trainers.peft import LoraConfig as PeftLora
+from groat.trainers.rloo import RLOOTrainer
+from groat.trainers.translate import Data, translate
+from groat.types import UserError
+
+DATA = Data(task_name="python", num_rows=100, num_eval_rows=None, reward_names=["good"])
+BOTH = pytest.mark.parametrize("options", [RLOOConfig, OnlineDPOConfig])
+
+
+def config(args: RunOptions) -> RunConfig:
+    return translate(args, "m", LoraConfig(), DATA).config
+
+
+def test_rloos_defaults_are_trls() -> None:
+    # 8 completions a step in groups of 2: 4 prompts a step, so 3 epochs of 100 rows are 75 steps.
+    found = config(RLOOConfig())
+    assert found.algorithm == RLOOAlgorithmConfig(beta=0.05)
+    assert (found.sampling.num_generations, found.sampling.max_completion_length) == (2, 512)
+    assert found.training.max_steps == 75
+    assert translate(RLOOConfig(), "m", LoraConfig(), DATA).notes == ()
+
+
+def test_online_dpos_defaults_are_trls() -> None:
+    """per_device_train_batch_size counts prompts: 8 a step, 16 completions; 3 epochs of 100 rows are 38 steps."""
+    found = config(OnlineDPOConfig())
+    assert found.algorithm == OnlineDPOAlgorithmConfig(beta=0.1)
+    assert (found.sampling.num_generations, found.sampling.max_completion_length) == (2, 64)
+    assert (found.sampling.temperature, found.training.learning_rate) == (0.9, 5e-7)
+    assert (found.training.generation_batch_size, found.prompts_per_step) == (16, 8)
+    assert found.training.max_steps == 38
+    assert translate(OnlineDPOConfig(), "m", LoraConfig(), DATA).notes == ()
+
+
+def test_options_reach_the_algorithms_sections() -> None:
+    options: dict[str, Any] = {
+        "beta": 0.2,
+        "num_iterations": 3,
+        "epsilon": 0.1,
+        "epsilon_high": 0.3,
+        "normalize_advantages": True,
+        "reward_clip_range": (-1, 1),
+        "mask_truncated_completions": True,
+    }
+    assert config(RLOOConfig(**options)).algorithm == RLOOAlgorithmConfig(**options)
+    dpo = OnlineDPOConfig(beta=[0.3], loss_type="ipo", missing_eos_penalty=1.0, max_new_tokens=9, num_generations=4)
+    assert config(dpo).algorithm == OnlineDPOAlgorithmConfig(beta=0.3, loss_type="ipo", missing_eos_penalty=1.0)
+    assert config(dpo).training.generation_batch_size == 32
+    assert config(dpo).sampling.max_completion_length == 9
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (RLOOConfig(reward_clip_range=(1, -1)), r"^RLOOConfig: algorithm.reward_clip_range must rise"),
+        (RLOOConfig(sync_ref_model=True), "^RLOOConfig: sync_ref_model is True: the reference policy is always"),
+        (RLOOConfig(num_generations=3), r"^RLOOConfig: per_device_train_batch_size .* must be a multiple"),
+        (OnlineDPOConfig(beta=[0.1, 0.2]), r"^OnlineDPOConfig: beta is \[0.1, 0.2\]: groat has one beta"),
+        (OnlineDPOConfig(loss_type="hinge"), "^OnlineDPOConfig: algorithm.loss_type must be one of 'sigmoid' or 'ipo'"),
+        (OnlineDPOConfig(num_iterations=2), "^OnlineDPOConfig: num_iterations is 2: every pair makes one update"),
+        (OnlineDPOConfig(reward_model_path="m"), "^OnlineDPOConfig: reward_model_path is 'm': groat runs functions"),
+        (OnlineDPOConfig(max_new_tokens=0), "sampling.max_completion_length must be at least 1"),
+    ],
+)
+def test_what_groat_cannot_follow_is_refused_by_name(args: RunOptions, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        config(args)
+
+
+def test_options_of_other_algorithms_are_unknown() -> None:
+    with pytest.raises(TypeError, match="RLOOConfig has no option delta"):
+        RLOOConfig(delta=1)  # pyright: ignore
+    with pytest.raises(TypeError, match=r"OnlineDPOConfig has no option max_new_token; did you mean max_new_tokens\?"):
+        OnlineDPOConfig(max_new_token=1)  # pyright: ignore
+
+
+@BOTH
+def test_every_option_takes_effect_or_says_why_not(options: type[RunOptions]) -> None:
+    modules = (translate_module, steps_module, notes_module, trainer_module, algorithm_module)
+    read = "".join(map(inspect.getsource, modules)) + f'"{options.length_option}"'
+    silent = [option.name for option in dataclasses.fields(options) if not option.metadata]
+    assert [name for name in silent if not re.search(rf'args\.{name}\b|"{name}"', read)] == []
+
+
+@pytest.mark.parametrize(
+    ("trainer", "arguments", "words"),
+    [
+        (
+            RLOOTrainer,
+            {"quantization_config": 1},
+            "quantization_config is given, but groat's RLOOTrainer does not have",
+        ),
+        (
+            OnlineDPOTrainer,
+            {"ref_model": 1},
+            "ref_model is given.*: the reference policy is the model without its adap",
+        ),
+        (OnlineDPOTrainer, {"data_collator": 1}, "data_collator is given"),
+        (OnlineDPOTrainer, {"compute_metrics": 1}, "compute_metrics is given"),
+        (OnlineDPOTrainer, {"preprocess_logits_for_metrics": 1}, "preprocess_logits_for_metrics is given"),
+        (OnlineDPOTrainer, {"optimizers": (1, None)}, r"optimizers\[0\] is given"),
+        (OnlineDPOTrainer, {"judge": max, "reward_funcs": vowel_share}, "judge and reward_funcs are given"),
+    ],
+)
+def test_arguments_that_groat_does_not_have_are_refused(trainer: Any, arguments: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        trainer(model="m", train_dataset=toy_rows(), **arguments)
+
+
+SMALL: dict[str, Any] = {
+    "learning_rate": 3e-2,
+    "lr_scheduler_type": "constant",
+    "max_steps": 8,
+    "disable_tqdm": True,
+    "seed": 1,
+}
+
+
+def test_rloo_trains(tmp_path: Path) -> None:
+    trainer = RLOOTrainer(
+        model=str(tiny_model(tmp_path / "model", seed=1)),
+        reward_funcs=vowel_share,
+        args=RLOOConfig(
+            str(tmp_path / "run"),
+            beta=0.01,
+            num_generations=8,
+            per_device_train_batch_size=32,
+            max_completion_length=8,
+            **SMALL | {"max_steps": 16},
+        ),
+        train_dataset=toy_rows(),
+        peft_config=PeftLora(r=8, lora_alpha=16),
+    )
+    trainer.train()
+    rewards = [entry["reward"] for entry in trainer.state.log_history]
+    assert rewards[-1] > rewards[0] + 0.2
+    assert all(entry["kl"] != 0 for entry in trainer.state.log_history[1:])
+
+
+def more_vowels(prompts: list[Any], completions: list[list[Any]]) -> list[int]:
+    """A judge that prefers the answer with the larger share of vowels; for equal ones it cannot tell."""
+    shares = [vowel_share(pair) for pair in completions]
+    return [-1 if first == second else int(second > first) for first, second in shares]
+
+
+@pytest.mark.parametrize("way", [{"reward_funcs": vowel_share}, {"judge": more_vowels}], ids=["rewards", "judge"])
+def test_online_dpo_trains(tmp_path: Path, way: dict[str, Any]) -> None:
+    trainer = OnlineDPOTrainer(
+        model=str(tiny_model(tmp_path / "model", seed=1)),
+        args=OnlineDPOConfig(
+            str(tmp_path / "run"), num_generations=4, per_device_train_batch_size=8, max_new_tokens=8, **SMALL
+        ),
+        train_dataset=toy_rows(),
+        peft_config=PeftLora(r=8, lora_alpha=16),
+        **way,
+    )
+    trainer.train()
+    margins = [entry["rewards/margins"] for entry in trainer.state.log_history]
+    assert margins[0] == pytest.approx(0, abs=1e-4)
+    assert max(margins[1:]) > 0.05
+    if "judge" in way:
+        # Of every comparison one answer has the point, or both have half of it.
+        assert [entry["rewards/win_rate/mean"] for entry in trainer.state.log_history] == pytest.approx([0.5] * 8)
