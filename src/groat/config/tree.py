@@ -96,11 +96,13 @@ class TaskConfig(Strict):
     system_prompt: str | None = None
     """A system turn put before every prompt."""
     reward_funcs: tuple[str, ...] = ()
-    """Built-in reward names or `file.py:function`; empty: the task's own."""
+    """Built-in rewards, `name` or `name(option=value)`, or `file.py:function`; empty: the task's own."""
     reward_weights: tuple[float, ...] | None = None
     """One weight per reward function; None: all 1."""
     reward_timeout_seconds: float = 60.0
     """A reward call that takes longer ends the run with an error; nothing is lost."""
+    isolate_rewards: bool = False
+    """Call reward functions of files in a process of their own, which is killed when it takes longer than that."""
 
     def __post_init__(self) -> None:
         _within("task.eval_fraction", self.eval_fraction, 0, 0.9)

@@ -14,7 +14,11 @@ from typing import Any
 from groat.tasks.answers import exact_answer, numeric_answer
 from groat.tasks.combinators import gate, weighted_sum
 from groat.tasks.formats import think_format, xml_format, xml_share
+from groat.tasks.isolated_rewards import isolated
+from groat.tasks.json_schemas import json_schema
+from groat.tasks.llm_judge import llm_judge
 from groat.tasks.math_answers import math_answer
+from groat.tasks.patterns import regex
 from groat.tasks.reward_arguments import check_arguments
 from groat.tasks.reward_specs import built_from
 from groat.tasks.rewards import RewardFunction
@@ -42,6 +46,9 @@ FACTORIES: dict[str, Callable[..., Callable[..., Any]]] = {
     "repetition": repetition,
     "weighted_sum": weighted_sum,
     "gate": gate,
+    "regex": regex,
+    "json_schema": json_schema,
+    "llm_judge": llm_judge,
 }
 """Rewards that take options; the name alone is the reward with its defaults."""
 
@@ -53,10 +60,17 @@ def reward_functions(
     functions: GivenFunctions,
     weights: Sequence[float] | None,
     columns: Collection[str],
+    isolated_seconds: float | None = None,
 ) -> tuple[RewardFunction, ...]:
-    """Named after the functions; of equal names the second becomes name_2. `columns` is what the data has."""
+    """Named after the functions; of equal names the second becomes name_2. `columns` is what the data has.
+
+    With `isolated_seconds`, functions of files run in processes of their own, with this time limit.
+    """
     given = [functions] if isinstance(functions, str) or callable(functions) else list(functions)
-    loaded = [load_reward(function) if isinstance(function, str) else _callable(function) for function in given]
+    loaded = [
+        load_reward(function, isolated_seconds) if isinstance(function, str) else _callable(function)
+        for function in given
+    ]
     if weights is not None and len(weights) != len(loaded):
         raise UserError(f"reward_weights has {len(weights)} values for {len(loaded)} reward functions")
     names = _told_apart([_name_of(function) for function in loaded])
@@ -68,12 +82,17 @@ def reward_functions(
     )
 
 
-def load_reward(spec: str) -> Callable[..., Any]:
+def load_reward(spec: str, isolated_seconds: float | None = None) -> Callable[..., Any]:
     """Runs the file: it is the user's own code."""
+
+    def from_file(name: str) -> Callable[..., Any]:
+        function = _from_file(name)
+        return function if isolated_seconds is None else isolated(name, function, isolated_seconds)
+
     file, colon, _ = spec.rpartition(":")
-    if colon and file.endswith(".py"):
-        return _from_file(spec)
-    loaded = built_from(spec, _built_in, _from_file) if "(" in spec else _built_in(spec, [], {})
+    if colon and file.endswith(".py") and "(" not in spec:
+        return from_file(spec)
+    loaded = built_from(spec, _built_in, from_file) if "(" in spec else _built_in(spec, [], {})
     if not callable(loaded):
         raise UserError(f"{spec!r} is no reward function")
     return loaded

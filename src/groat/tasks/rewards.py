@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 from groat.tasks.built_rewards import BuiltReward
 from groat.tasks.explained import Explained
+from groat.tasks.isolation import WorkerError
 from groat.tasks.reward_arguments import Answers, Logged, reward_arguments
 from groat.tasks.reward_calls import CallThread, Outcome, Raised, Returned, is_async
 from groat.tasks.reward_values import BadValueError, reward_values
@@ -116,6 +117,10 @@ class Grader:
                 return reward_values(outcome.value, len(answers.texts))
             except BadValueError as error:
                 self._fail(name, str(error), answers, error.place, error)
+        if isinstance(outcome, Raised) and isinstance(outcome.error, BadValueError):
+            self._fail(name, str(outcome.error), answers, outcome.error.place, outcome.error)
+        if isinstance(outcome, Raised) and isinstance(outcome.error, WorkerError | UserError):
+            self._fail(name, str(outcome.error), answers, cause=outcome.error)
         if isinstance(outcome, Raised):
             self._fail(name, _raised(outcome.error), answers, cause=outcome.error)
         self._leave_thread()  # the thread is lost to the call that hangs in it, and ends with it

@@ -66,7 +66,12 @@ def build_task(config: TaskConfig, seed: int) -> Task:
         held_out = problems_from_rows(read_jsonl(config.eval_name), config.eval_name, config.system_prompt)
         _warn_of_overlap(train, held_out, config.eval_name)
     rewards, is_correct = _judges(
-        train, held_out, config.reward_funcs, config.reward_weights, config.reward_timeout_seconds
+        train,
+        held_out,
+        config.reward_funcs,
+        config.reward_weights,
+        config.reward_timeout_seconds,
+        _isolated_seconds(config),
     )
     name = Path(config.name).stem
     ordered = _shuffled(train, seed) if config.shuffle_dataset else train
@@ -108,7 +113,7 @@ def _arithmetic(config: TaskConfig, seed: int) -> Task:
     )
     if config.reward_funcs:
         columns = ("answer", "num_steps", "solution")
-        rewards = reward_functions(config.reward_funcs, config.reward_weights, columns)
+        rewards = reward_functions(config.reward_funcs, config.reward_weights, columns, _isolated_seconds(config))
     return Task(
         name="arithmetic",
         train=ArithmeticStream(seed, num_steps, opening),
@@ -118,18 +123,23 @@ def _arithmetic(config: TaskConfig, seed: int) -> Task:
     )
 
 
+def _isolated_seconds(config: TaskConfig) -> float | None:
+    return config.reward_timeout_seconds if config.isolate_rewards else None
+
+
 def _judges(
     train: Sequence[Problem],
     held_out: Sequence[Problem],
     functions: GivenFunctions,
     weights: Sequence[float] | None,
     timeout_seconds: float,
+    isolated_seconds: float | None = None,
 ) -> tuple[tuple[RewardFunction, ...], Callable[[Problem, str], bool]]:
     if not functions:
         _check_answers((*train, *held_out))
         rewards = (RewardFunction(name="answer_match", function=answer_match),)
         return rewards, lambda problem, text: is_answer_match(text, problem.columns["answer"])
-    rewards = reward_functions(functions, weights, _columns(train))
+    rewards = reward_functions(functions, weights, _columns(train), isolated_seconds)
     if held_out:
         check_arguments(rewards[0].name, rewards[0].function, _columns(held_out))
     grader = Grader(rewards[:1], timeout_seconds)

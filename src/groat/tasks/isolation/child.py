@@ -7,7 +7,6 @@ input and output are the channel; whatever the function prints goes to standard 
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import json
 import os
 import resource
@@ -70,19 +69,9 @@ def _send(replies: IO[bytes], reply: dict[str, Any]) -> None:
 
 
 def _loaded(target: str) -> Callable[..., Any]:
-    """`package.module:function`, or `path/to/file.py:function`."""
+    """`package.module:function`"""
     module, _, name = target.rpartition(":")
-    return getattr(_run_file(Path(module)) if module.endswith(".py") else importlib.import_module(module), name)
-
-
-def _run_file(path: Path) -> Any:
-    found = importlib.util.spec_from_file_location("groat_worker_rewards", path)
-    if found is None or found.loader is None:
-        raise ImportError(f"cannot load {path}")
-    module = importlib.util.module_from_spec(found)
-    sys.modules[found.name] = module
-    found.loader.exec_module(module)
-    return module
+    return getattr(importlib.import_module(module), name)
 
 
 def _limit(setup: dict[str, Any]) -> None:

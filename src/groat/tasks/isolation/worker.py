@@ -34,7 +34,7 @@ class WorkerError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """What a worker runs: `package.module:function` or `path/to/file.py:function`.
+    """What a worker runs: `package.module:function`.
 
     `is_trusted`: it is the user's own code, which sees the environment variables and may write files. Anything that
     judges what a model wrote is not.
@@ -69,7 +69,7 @@ class Worker:
             self.close()
             return outcome
         reply = outcome.value
-        return Returned(reply["returned"]) if "returned" in reply else Raised(WorkerError(reply["raised"]))
+        return Returned(reply["returned"]) if "returned" in reply else Raised(WorkerError(f"raised {reply['raised']}"))
 
     def close(self) -> None:
         """Kills the process, and those it started in its process group."""
