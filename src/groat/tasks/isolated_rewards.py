@@ -31,7 +31,7 @@ def isolated(
     if "trainer_state" in parameters:
         raise UserError(f"{spec} takes trainer_state, which stays in the trainer: with task.isolate_rewards it cannot")
     worker = Worker(
-        Target(name="groat.tasks.isolated_rewards:answer_call", is_trusted=True),
+        Target(name="groat.tasks.isolated_call:answer_call", is_trusted=True),
         Limits(seconds=timeout_seconds),
         launcher,
     )

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 
 LONGEST_CHARACTERS = 2000
-DEEPEST = 30
+DEEPEST = 15
 MOST_POWERS = 40
 _LONG_NUMBER = re.compile(r"[0-9]{400}")
-_LARGE_EXPONENT = re.compile(r"(?:\^|\*\*)[ {(+-]{0,8}[0-9][0-9,]{5}")
+_LARGE_EXPONENT = re.compile(r"(?:\^|\*\*)[ {(+-]{0,8}[0-9][0-9,]{5}|[0-9.][eE][+-]?[0-9]{5}")
 _TOWER = re.compile(r"(?:(?:\^|\*\*)[ {(+-]{0,8}(?:[0-9a-zA-Z]{1,9}|\\[a-z]{1,9})[ ]?){3}")
 _LARGE_FACTORIAL = re.compile(r"[0-9]{5}[ })]{0,4}!|![ )}]{0,4}!")
 _CODE = re.compile(r"__|\b(?:import|lambda|eval|exec|getattr|globals|subprocess|os\.|sys\.)")
@@ -42,7 +42,7 @@ def _depth(expression: str) -> int:
 
 _REFUSED = (
     (_LONG_NUMBER, "a number of 400 digits or more"),
-    (_LARGE_EXPONENT, "an exponent of six digits or more"),
+    (_LARGE_EXPONENT, "too large an exponent"),
     (_TOWER, "a tower of powers"),
     (_LARGE_FACTORIAL, "a factorial too large"),
     (_CODE, "code, not mathematics"),

@@ -69,15 +69,16 @@ def test_an_answer_that_is_the_row_s_letter_by_letter_needs_no_algebra(reward):
     [
         ("9" * 400, "a number of 400 digits or more"),
         ("9" * 399, None),
-        ("10^{100000}", "an exponent of six digits or more"),
+        ("10^{100000}", "too large an exponent"),
+        ("1e10000", "too large an exponent"),
         ("10^{99999}", None),
         ("2^{2^{2}}", None),
         ("2**2**2**2", "a tower of powers"),
         ("(99999!)", "a factorial too large"),
         ("5!!", "a factorial too large"),
         ("999!", None),
-        ("(" * 31, "nested deeper than 30"),
-        ("()" * 31, None),
+        ("(" * 16, "nested deeper than 15"),
+        ("()" * 16, None),
         ("x" * 2001, "longer than 2000 characters"),
         ("x^2+" * 41, "more than 40 powers"),
         ("__import__('os')", "code, not mathematics"),
@@ -101,7 +102,7 @@ def test_a_comparison_that_takes_too_long_is_given_up_and_counted():
 @pytest.mark.slow
 def test_500_abusive_answers_are_judged_and_nothing_runs(tmp_path: Path):
     texts = abusive_answers(500, seed=5, folder=str(tmp_path))
-    reward = math_answer(timeout_seconds=2.0, num_workers=2)
+    reward = math_answer(timeout_seconds=1.0, num_workers=2)
     values = reward(texts, answer=["1"] * 500, log_metric=lambda *_: None)
     reward.close()
     for rule in (numeric_answer(), exact_answer(), numeric_answer(units=True)):
