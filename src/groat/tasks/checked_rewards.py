@@ -44,8 +44,8 @@ def checked_reward(
 ) -> BuiltReward:
     """`ask` turns a text and its row's `column` into a call, or decides without one (None: not applicable).
 
-    A call that is late, runs out of memory or breaks its process earns 0 and says so; the share of these among a
-    batch's calls is logged as `{name}/undecided`. Rows on which the rule itself raises end the run, as elsewhere.
+    The rule returns a value (None: not applicable) and why. A call that is late, runs out of memory or breaks its
+    process earns 0 and says so; the share of these among a batch's calls is logged as `{name}/undecided`.
     """
     limits = Limits(seconds=checking.timeout_seconds, memory_bytes=checking.memory_mib * 2**20)
     pool = WorkerPool(Target(name=checking.rule), limits, checking.num_workers, checking.launcher)
@@ -77,10 +77,10 @@ def _is_undecided(outcome: Outcome) -> bool:
     return not isinstance(outcome, Returned)
 
 
-def _verdict(outcome: Outcome, seconds: float) -> Explained:
+def _verdict(outcome: Outcome, seconds: float) -> Explained | None:
     if isinstance(outcome, Returned):
         value, why = outcome.value
-        return Explained(value, why)
+        return None if value is None else Explained(value, why)
     if isinstance(outcome, Raised):
         return Explained(0.0, f"could not be checked: {outcome.error}")
     return Explained(0.0, f"not decided within {seconds:g} s")

@@ -41,6 +41,8 @@ def math_answer(
 ) -> BuiltReward:
     """1 if the answer found in the text equals the row's as mathematics (math-verify 0.9), else 0.
 
+    None where math-verify cannot read the row's.
+
     Numbers are compared to `decimals` places. Not `strict`: variables may have other names, and sets equal tuples.
     `sets_from_relations`: `1 < x < 2` as an answer equals the interval `(1, 2)`.
     Every comparison runs in a worker process, and is given up after `timeout_seconds` or `memory_mib` of address space:

@@ -20,11 +20,11 @@ _PLAIN_NUMBER = re.compile(r"[-+0-9.,\s/()%*\u2212]{1,200}")
 _WAYS = (LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig())
 
 
-def judge(given: str, wanted: str, decimals: int, strict: bool, sets_from_relations: bool) -> tuple[float, str]:
-    """1 or 0, and why."""
+def judge(given: str, wanted: str, decimals: int, strict: bool, sets_from_relations: bool) -> tuple[float | None, str]:
+    """1 or 0 and why; None where the reference cannot be read."""
     expected, found = _parsed(_reference(wanted)), _parsed(given)
     if not expected:
-        raise ValueError(f"math-verify cannot read the row's answer {shortened(wanted, 60)!r}")
+        return None, f"math-verify cannot read the row's answer {shortened(wanted, 60)!r}"
     if not found:
         return 0.0, "no mathematical expression found"
     is_right = verify(

@@ -13,6 +13,7 @@ from typing import Any
 
 from groat.tasks.answers import exact_answer, numeric_answer
 from groat.tasks.combinators import gate, weighted_sum
+from groat.tasks.countdown import countdown_answer, countdown_numbers
 from groat.tasks.formats import think_format, xml_format, xml_share
 from groat.tasks.isolated_rewards import isolated
 from groat.tasks.json_schemas import json_schema
@@ -33,6 +34,8 @@ BUILT_IN: dict[str, Callable[..., Any]] = {
     "exact_match": exact_match,
     "numeric_match": numeric_match,
     "answer_match": answer_match,
+    "countdown_answer": countdown_answer,
+    "countdown_numbers": countdown_numbers,
 }
 FACTORIES: dict[str, Callable[..., Callable[..., Any]]] = {
     "exact_answer": exact_answer,
