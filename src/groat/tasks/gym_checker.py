@@ -12,7 +12,7 @@ from reasoning_gym.composite import DatasetSpec
 
 
 def items(dataset: str, options: Mapping[str, Any], seed: int, first: int, last: int) -> list[tuple[str, str | None]]:
-    """Question and reference answer (None: the dataset has none) of the problems from `first` to `last`, the latter not included."""
+    """Question and reference answer (None: the dataset has none) of the problems from `first` to before `last`."""
     made = _dataset(dataset, json.dumps(options), seed)
     return [_asked(made[place]) for place in range(first, last)]
 

@@ -38,6 +38,7 @@ _FUNCTIONS = frozenset(
         "sqrt",
         "Abs",
         "pi",
+        "Integral",
     ]
 )
 

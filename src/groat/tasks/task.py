@@ -178,13 +178,18 @@ def _gym(config: TaskConfig, seed: int) -> Task:
 
 
 def _problems_of(path: str, config: TaskConfig) -> tuple[Problem, ...]:
-    rows = (_shaped(row, config) for row in read_rows(path))
+    rows = (_shaped(row, config, path) for row in read_rows(path))
     return problems_from_rows(rows, path, config.system_prompt)
 
 
-def _shaped(row: Mapping[str, Any], config: TaskConfig) -> Mapping[str, Any]:
+def _shaped(row: Mapping[str, Any], config: TaskConfig, path: str) -> Mapping[str, Any]:
     """The row with the column that holds the prompt called so, and as a chat turn if asked."""
     column = config.prompt_column
+    if column not in row and column != "prompt":
+        raise UserError(
+            f"{path} has a row without the column `{column}`, which task.prompt_column names; it has "
+            f"{', '.join(map(str, row)) or 'nothing'}"
+        )
     shaped = {name: value for name, value in row.items() if name not in (column, "prompt")}
     if column in row:
         prompt = row[column]
