@@ -80,6 +80,12 @@ def test_scorers_that_evaluate_see_lists_and_algebra_only(dataset: str, answer: 
     assert (gym_refusal(dataset, answer) is None) == is_scored
 
 
+def test_problems_are_the_same_in_every_process():
+    """Unless strings hash alike everywhere, this dataset makes other polynomials in each process."""
+    gym = Gym(dataset="polynomial_multiplication", options={})
+    assert gym_problems(gym, 0, 3) == gym_problems(gym, 0, 3)
+
+
 @pytest.mark.slow
 def test_hostile_answers_run_nothing(tmp_path: Path):
     mark = tmp_path / "groat-was-here"

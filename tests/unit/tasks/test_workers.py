@@ -92,7 +92,13 @@ def test_what_judges_model_text_does_not_see_the_environment(monkeypatch: pytest
     monkeypatch.setenv("A_SECRET", "1")
     outcome = worker.call({"way": "environment"})
     assert isinstance(outcome, Returned)
-    assert set(outcome.value) - {"LC_CTYPE"} == {"LANG", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "PATH"}
+    assert set(outcome.value) - {"LC_CTYPE"} == {
+        "LANG",
+        "OMP_NUM_THREADS",
+        "OPENBLAS_NUM_THREADS",
+        "PATH",
+        "PYTHONHASHSEED",
+    }
     trusted = Worker(Target(name="worker_targets:behave", is_trusted=True), Limits(seconds=20))
     outcome = trusted.call({"way": "environment"})
     assert isinstance(outcome, Returned)

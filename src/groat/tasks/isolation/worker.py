@@ -16,7 +16,7 @@ from typing import Any
 
 from groat.tasks.reward_calls import Outcome, Raised, Returned, TimedOut
 
-START_SECONDS = 120.0
+START_SECONDS = 300.0
 """What starting Python and importing the target may take."""
 LARGEST_REPLY_BYTES = 64 * 2**20
 _REPLIES = {"returned", "raised", "ready", "failed"}
@@ -81,7 +81,7 @@ class Worker:
             self._process = None
 
     def _started(self) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-I", "-B", str(Path(__file__).with_name("child.py"))]
+        command = [sys.executable, "-s", "-P", "-B", str(Path(__file__).with_name("child.py"))]
         self._process = process = subprocess.Popen(
             command if self._launcher is None else list(self._launcher(command)),
             stdin=subprocess.PIPE,
@@ -165,5 +165,12 @@ def _close_quietly(pipe: Any) -> None:
         pipe.close()
 
 
-# One thread each: what is judged is small, and the cores are the trainer's.
-_SPARSE_ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+# One thread each: what is judged is small, and the cores are the trainer's. The order of sets is the same in all of
+# them: reasoning-gym's problems depend on it.
+_SPARSE_ENVIRONMENT = {
+    "PATH": "/usr/bin:/bin",
+    "LANG": "C.UTF-8",
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "PYTHONHASHSEED": "0",
+}
