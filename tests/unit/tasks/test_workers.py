@@ -92,13 +92,8 @@ def test_what_judges_model_text_does_not_see_the_environment(monkeypatch: pytest
     monkeypatch.setenv("A_SECRET", "1")
     outcome = worker.call({"way": "environment"})
     assert isinstance(outcome, Returned)
-    assert set(outcome.value) - {"LC_CTYPE"} == {
-        "LANG",
-        "OMP_NUM_THREADS",
-        "OPENBLAS_NUM_THREADS",
-        "PATH",
-        "PYTHONHASHSEED",
-    }
+    sparse = {"LANG", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "PATH", "PYTHONHASHSEED"}
+    assert set(outcome.value) - {"LC_CTYPE"} == sparse
     trusted = Worker(Target(name="worker_targets:behave", is_trusted=True), Limits(seconds=20))
     outcome = trusted.call({"way": "environment"})
     assert isinstance(outcome, Returned)
