@@ -85,6 +85,8 @@ class Reward:
 
     total: float
     parts: Mapping[str, float | None]
+    reasons: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Why, for the functions that say so."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -132,6 +132,7 @@ def _rollout_heading(row: RolloutRow) -> Text:
     return Text.assemble(
         (f"\n── reward {row.reward:.3f}  advantage {row.advantage:+.3f}", "green" if row.advantage > 0 else "red"),
         (f"  {row.num_tokens} tokens, {one_line(row.finish_reason)}" + (f"  ({parts})" if parts else ""), "dim"),
+        ("".join(f"\n   {one_line(name)}: {one_line(why)}" for name, why in row.reasons.items()), "dim"),
     )
 
 

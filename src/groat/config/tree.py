@@ -53,21 +53,28 @@ class TaskConfig(Strict):
     """What is trained on, and how answers are judged."""
 
     name: Annotated[str, tyro.conf.arg(aliases=["--task"])] = "arithmetic"
-    """A built-in task (arithmetic), or a .jsonl file of rows with a `prompt` column."""
+    """A built-in task (arithmetic, countdown), a dataset of reasoning-gym, such as reasoning_gym:leg_counting or
+    reasoning_gym:leg_counting(max_animals=5), or a file of rows (.jsonl, .csv, .parquet)."""
     eval_name: str | None = None
-    """Held-out rows of a .jsonl task; without it, `eval_fraction` of the rows is held out."""
+    """File with the held-out rows; without it, `eval_fraction` of the rows is held out."""
     eval_fraction: float = 0.1
-    """Share of a .jsonl task's rows held out for evaluation."""
+    """Share of a file's rows held out for evaluation."""
     shuffle_dataset: bool = True
-    """Train on a .jsonl task's rows in an order of the seed's, in the first epoch too; false: in the file's."""
+    """Train on a file's rows in an order of the seed's, in the first epoch too; false: in the file's."""
+    prompt_column: str = "prompt"
+    """Column of a file that holds the prompt; `question` for GSM8K."""
+    chat: bool = False
+    """Put a file's prompts that are plain text into a user's chat turn."""
     num_examples: int = 3
-    """Worked examples shown before each problem, as earlier chat turns (arithmetic)."""
+    """Worked examples shown before each problem, as earlier chat turns (arithmetic, countdown)."""
     num_steps: tuple[int, ...] = (1, 1, 2, 2, 3)
     """How many steps problems take; a number given twice comes up twice as often (arithmetic)."""
+    num_operands: tuple[int, ...] = (3, 4)
+    """How many numbers problems give; one given twice comes up twice as often (countdown)."""
     system_prompt: str | None = None
     """A system turn put before every prompt."""
     reward_funcs: tuple[str, ...] = ()
-    """Built-in reward names or `file.py:function`; empty: the task's own."""
+    """Built-in rewards, `name` or `name(option=value)`, or `file.py:function`; empty: the task's own."""
     reward_weights: tuple[float, ...] | None = None
     """One weight per reward function; None: all 1."""
     judge: str | None = None
@@ -79,6 +86,8 @@ class TaskConfig(Strict):
     arXiv:2503.14476); 0: no penalty."""
     reward_timeout_seconds: float = 60.0
     """A reward call that takes longer ends the run with an error; nothing is lost."""
+    isolate_rewards: bool = False
+    """Call reward functions of files in a process of their own, which is killed when it takes longer than that."""
 
     def __post_init__(self) -> None:
         within("task.eval_fraction", self.eval_fraction, 0, 0.9)
@@ -89,6 +98,8 @@ class TaskConfig(Strict):
         above_zero("task.reward_timeout_seconds", self.reward_timeout_seconds)
         if not self.num_steps or not set(self.num_steps) <= {1, 2, 3}:
             raise ValueError(f"task.num_steps must be some of 1, 2 and 3, got {self.num_steps}")
+        if not self.num_operands or not set(self.num_operands) <= {2, 3, 4, 5, 6}:
+            raise ValueError(f"task.num_operands must be some of 2 to 6, got {self.num_operands}")
         if self.reward_weights is not None and len(self.reward_weights) != len(self.reward_funcs):
             raise ValueError(
                 f"task.reward_weights has {len(self.reward_weights)} values for "

@@ -1,4 +1,4 @@
-"""Finding reward functions: a built-in name, or `path/to/file.py:function`."""
+"""Finding reward functions: a built-in name, with options or without, or `path/to/file.py:function`."""
 
 from __future__ import annotations
 
@@ -6,13 +6,24 @@ import difflib
 import hashlib
 import importlib.util
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from groat.tasks.answers import exact_answer, numeric_answer
+from groat.tasks.combinators import gate, weighted_sum
+from groat.tasks.countdown import countdown_answer, countdown_numbers
+from groat.tasks.formats import think_format, xml_format, xml_share
+from groat.tasks.isolated_rewards import isolated
+from groat.tasks.json_schemas import json_schema
+from groat.tasks.llm_judge import llm_judge
+from groat.tasks.math_answers import math_answer
+from groat.tasks.patterns import regex
 from groat.tasks.reward_arguments import check_arguments
+from groat.tasks.reward_specs import built_from
 from groat.tasks.rewards import RewardFunction
+from groat.tasks.shaping import length_near, repetition, soft_overlong
 from groat.tasks.verifiers import answer_match, correct_answer, exact_match, numeric_match, right_steps, written_steps
 from groat.types import UserError
 
@@ -23,8 +34,26 @@ BUILT_IN: dict[str, Callable[..., Any]] = {
     "exact_match": exact_match,
     "numeric_match": numeric_match,
     "answer_match": answer_match,
+    "countdown_answer": countdown_answer,
+    "countdown_numbers": countdown_numbers,
 }
-
+FACTORIES: dict[str, Callable[..., Callable[..., Any]]] = {
+    "exact_answer": exact_answer,
+    "numeric_answer": numeric_answer,
+    "math_answer": math_answer,
+    "think_format": think_format,
+    "xml_format": xml_format,
+    "xml_share": xml_share,
+    "soft_overlong": soft_overlong,
+    "length_near": length_near,
+    "repetition": repetition,
+    "weighted_sum": weighted_sum,
+    "gate": gate,
+    "regex": regex,
+    "json_schema": json_schema,
+    "llm_judge": llm_judge,
+}
+"""Rewards that take options; the name alone is the reward with its defaults."""
 
 GivenFunctions = Callable[..., Any] | str | Sequence[Callable[..., Any] | str]
 """One or several, each a function or a name."""
@@ -34,10 +63,17 @@ def reward_functions(
     functions: GivenFunctions,
     weights: Sequence[float] | None,
     columns: Collection[str],
+    isolated_seconds: float | None = None,
 ) -> tuple[RewardFunction, ...]:
-    """Named after the functions; of equal names the second becomes name_2. `columns` is what the data has."""
+    """Named after the functions; of equal names the second becomes name_2. `columns` is what the data has.
+
+    With `isolated_seconds`, functions of files run in processes of their own, with this time limit.
+    """
     given = [functions] if isinstance(functions, str) or callable(functions) else list(functions)
-    loaded = [load_reward(function) if isinstance(function, str) else _callable(function) for function in given]
+    loaded = [
+        load_reward(function, isolated_seconds) if isinstance(function, str) else _callable(function)
+        for function in given
+    ]
     if weights is not None and len(weights) != len(loaded):
         raise UserError(f"reward_weights has {len(weights)} values for {len(loaded)} reward functions")
     names = _told_apart([_name_of(function) for function in loaded])
@@ -49,17 +85,42 @@ def reward_functions(
     )
 
 
-def load_reward(spec: str) -> Callable[..., Any]:
+def load_reward(spec: str, isolated_seconds: float | None = None) -> Callable[..., Any]:
     """Runs the file: it is the user's own code."""
-    if spec in BUILT_IN:
-        return BUILT_IN[spec]
-    file, colon, name = spec.rpartition(":")
-    if not colon or not file.endswith(".py"):
-        near = difflib.get_close_matches(spec, BUILT_IN, n=1)
-        raise UserError(
-            f"no reward function {spec!r}{f': did you mean {near[0]}?' if near else ''}. "
-            f"Built in are {', '.join(BUILT_IN)}; your own is written path/to/file.py:function"
-        )
+
+    def from_file(name: str) -> Callable[..., Any]:
+        function = _from_file(name)
+        return function if isolated_seconds is None else isolated(name, function, isolated_seconds)
+
+    file, colon, _ = spec.rpartition(":")
+    if colon and file.endswith(".py") and "(" not in spec:
+        return from_file(spec)
+    loaded = built_from(spec, _built_in, from_file) if "(" in spec else _built_in(spec, [], {})
+    if not callable(loaded):
+        raise UserError(f"{spec!r} is no reward function")
+    return loaded
+
+
+def _built_in(name: str, arguments: Sequence[Any], options: Mapping[str, Any]) -> Callable[..., Any]:
+    if name in BUILT_IN and not arguments and not options:
+        return BUILT_IN[name]
+    if name in FACTORIES:
+        try:
+            return FACTORIES[name](*arguments, **options)
+        except TypeError as error:  # what Python says of an unknown option, a missing one or a value of another kind
+            raise UserError(f"the options of the reward {name}: {error}") from error
+    known = (*BUILT_IN, *FACTORIES)
+    near = difflib.get_close_matches(name, known, n=1)
+    if name in BUILT_IN:
+        raise UserError(f"the reward {name} takes no options")
+    raise UserError(
+        f"no reward function {name!r}{f': did you mean {near[0]}?' if near else ''}. "
+        f"Built in are {', '.join(known)}; your own is written path/to/file.py:function"
+    )
+
+
+def _from_file(spec: str) -> Callable[..., Any]:
+    file, _, name = spec.rpartition(":")
     module = _loaded_file(Path(file))
     function = getattr(module, name, None)
     if not callable(function):

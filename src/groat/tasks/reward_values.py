@@ -7,6 +7,8 @@ import reprlib
 from collections.abc import Sequence
 from typing import Any, cast
 
+from groat.tasks.explained import Explained
+
 
 class BadValueError(Exception):
     """What came back and what to do, without the function's name; `place` is the completion it is about (None: all)."""
@@ -49,4 +51,4 @@ def _number(value: Any, place: int) -> float:
         raise BadValueError(f"returned {described(value)}; each value must be a number or None", place) from error
     if not math.isfinite(number):
         raise BadValueError(f"returned {described(value)}; rewards must be finite (None: does not apply)", place)
-    return number
+    return value if isinstance(value, Explained) else number

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -10,6 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
+from groat.tasks.built_rewards import BuiltReward
+from groat.tasks.explained import Explained
+from groat.tasks.isolation import WorkerError
 from groat.tasks.reward_arguments import Answers, Logged, reward_arguments
 from groat.tasks.reward_calls import CallThread, Outcome, Raised, Returned, is_async
 from groat.tasks.reward_values import BadValueError, reward_values
@@ -64,7 +68,7 @@ class Grader:
         return [group.with_rewards(tuple(next(rewards) for _ in group.completions)) for group in groups]
 
     def values(self, answers: Answers, trainer_state: Any = None) -> dict[str, list[float | None]]:
-        """What each function gave to each completion."""
+        """What each function gave to each completion; an `Explained` says why."""
         self._logged = Logged(len(answers.texts))
         if not answers.texts:
             return {function.name: [] for function in self.functions}
@@ -76,7 +80,8 @@ class Grader:
         together = [place for place, reward in enumerate(self.functions) if is_async(reward.function)]
         values: dict[int, list[float | None]] = {}
         for place in at_once:
-            outcome = self._running_thread().call(calls[place], self.timeout_seconds)
+            seconds = self._seconds_for(self.functions[place], len(answers.texts))
+            outcome = self._running_thread().call(calls[place], seconds)
             values[place] = self._checked(self.functions[place].name, outcome, answers)
         if together:
             outcomes = self._running_thread().call_together([calls[place] for place in together], self.timeout_seconds)
@@ -85,10 +90,22 @@ class Grader:
         return {reward.name: values[place] for place, reward in enumerate(self.functions)}
 
     def close(self) -> None:
-        """Lets the thread end; a later call starts a new one."""
+        """Lets the thread and the worker processes end; a later call starts new ones."""
+        self._leave_thread()
+        for reward in self.functions:
+            if built := _built(reward):
+                built.close()
+
+    def _leave_thread(self) -> None:
         if self._thread is not None:
             self._thread.close()
             self._thread = None
+
+    def _seconds_for(self, reward: RewardFunction, num_completions: int) -> float:
+        """Rewards that limit each completion by themselves are given the time that this takes at most."""
+        built = _built(reward)
+        own = 0.0 if built is None or built.most_seconds is None else built.most_seconds(num_completions)
+        return max(self.timeout_seconds, own)
 
     def _running_thread(self) -> CallThread:
         self._thread = self._thread or CallThread()
@@ -100,9 +117,13 @@ class Grader:
                 return reward_values(outcome.value, len(answers.texts))
             except BadValueError as error:
                 self._fail(name, str(error), answers, error.place, error)
+        if isinstance(outcome, Raised) and isinstance(outcome.error, BadValueError):
+            self._fail(name, str(outcome.error), answers, outcome.error.place, outcome.error)
+        if isinstance(outcome, Raised) and isinstance(outcome.error, WorkerError | UserError):
+            self._fail(name, str(outcome.error), answers, cause=outcome.error)
         if isinstance(outcome, Raised):
             self._fail(name, _raised(outcome.error), answers, cause=outcome.error)
-        self.close()  # the thread is lost to the call that hangs in it, and ends with it
+        self._leave_thread()  # the thread is lost to the call that hangs in it, and ends with it
         self._fail(
             name,
             f"did not return within {self.timeout_seconds:g} s; a thread cannot be stopped, so it may go on until the "
@@ -130,12 +151,25 @@ class Grader:
                     answers,
                     place,
                 )
-            rewards.append(Reward(total=self._total(parts), parts=parts))
+            rewards.append(_reward(self._total(parts), parts))
         return rewards
 
     def _total(self, parts: Mapping[str, float | None]) -> float:
         weighted = [reward.weight * (parts[reward.name] or 0.0) for reward in self.functions]
         return float(sum(weighted))
+
+
+def _reward(total: float, parts: Mapping[str, float | None]) -> Reward:
+    return Reward(
+        total=total,
+        parts={name: None if part is None else float(part) for name, part in parts.items()},
+        reasons={name: part.why for name, part in parts.items() if isinstance(part, Explained)},
+    )
+
+
+def _built(reward: RewardFunction) -> BuiltReward | None:
+    function = inspect.unwrap(reward.function)
+    return function if isinstance(function, BuiltReward) else None
 
 
 def _answers_of(groups: Sequence[Group]) -> Answers:

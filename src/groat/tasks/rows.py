@@ -100,7 +100,11 @@ def _check_columns(row: Any, place: str) -> None:
     columns = [str(name) for name in cast("Mapping[Any, Any]", row)]
     if "prompt" not in columns:
         near = next((name for name in ("question", "problem", "instruction", "input") if name in columns), None)
-        hint = f": rename `{near}` to `prompt`" if near else ": name the column that holds the question `prompt`"
+        hint = (
+            f": rename `{near}` to `prompt`, or for a file set task.prompt_column to {near}"
+            if near
+            else ": name the column that holds the question `prompt`"
+        )
         raise UserError(f"{place} has no `prompt` column, only {', '.join(columns) or 'nothing'}{hint}")
     for name in columns:
         if name in KEYWORDS:

@@ -12,10 +12,20 @@ from typing import Any
 
 from groat.config.tree import TaskConfig
 from groat.tasks.arithmetic import ArithmeticStream, arithmetic_opening, held_out_arithmetic
+from groat.tasks.countdown import (
+    CountdownStream,
+    answer_verdict,
+    countdown_answer,
+    countdown_numbers,
+    countdown_opening,
+    held_out_countdown,
+)
+from groat.tasks.gym_task import HELD_OUT_SEED, NUM_HELD_OUT, NUM_TRAIN, PREFIX, gym_from, gym_problems, gym_reward
 from groat.tasks.reward_arguments import Answers, check_arguments
 from groat.tasks.reward_loading import GivenFunctions, reward_functions
 from groat.tasks.rewards import Grader, RewardFunction
-from groat.tasks.rows import problems_from_rows, read_jsonl, split_held_out
+from groat.tasks.rows import problems_from_rows, split_held_out
+from groat.tasks.tables import ENDINGS, read_rows
 from groat.tasks.verifiers import (
     answer_match,
     correct_answer,
@@ -47,26 +57,36 @@ class Task:
 
 
 def build_task(config: TaskConfig, seed: int) -> Task:
-    """`seed` chooses the training problems (arithmetic) or their order (.jsonl)."""
+    """`seed` chooses the training problems of built-in tasks, or the order of a file's rows."""
     if config.name == "arithmetic":
         return _arithmetic(config, seed)
+    if config.name == "countdown":
+        return _countdown(config, seed)
+    if config.name.startswith(PREFIX):
+        return _gym(config, seed)
     if config.name == PYTHON_TASK:
         raise UserError(
             "this run was started from Python: its rows and reward functions are in the script, not in the run's "
             "folder. Run the script again with trainer.train(resume_from_checkpoint=True)"
         )
-    if not config.name.endswith(".jsonl"):
+    if not config.name.endswith(ENDINGS):
         raise UserError(
-            f"task.name is {config.name!r}: use arithmetic, or a .jsonl file of rows with a `prompt` column"
+            f"task.name is {config.name!r}: use arithmetic, countdown, {PREFIX}DATASET, or a file of rows with "
+            f"a `prompt` column ({', '.join(ENDINGS)})"
         )
-    train = problems_from_rows(read_jsonl(config.name), config.name, config.system_prompt)
+    train = _problems_of(config.name, config)
     if config.eval_name is None:
         train, held_out = split_held_out(train, config.eval_fraction)
     else:
-        held_out = problems_from_rows(read_jsonl(config.eval_name), config.eval_name, config.system_prompt)
+        held_out = _problems_of(config.eval_name, config)
         _warn_of_overlap(train, held_out, config.eval_name)
     rewards, is_correct = _judges(
-        train, held_out, config.reward_funcs, config.reward_weights, config.reward_timeout_seconds
+        train,
+        held_out,
+        config.reward_funcs,
+        config.reward_weights,
+        config.reward_timeout_seconds,
+        _isolated_seconds(config),
     )
     name = Path(config.name).stem
     ordered = _shuffled(train, seed) if config.shuffle_dataset else train
@@ -108,7 +128,7 @@ def _arithmetic(config: TaskConfig, seed: int) -> Task:
     )
     if config.reward_funcs:
         columns = ("answer", "num_steps", "solution")
-        rewards = reward_functions(config.reward_funcs, config.reward_weights, columns)
+        rewards = reward_functions(config.reward_funcs, config.reward_weights, columns, _isolated_seconds(config))
     return Task(
         name="arithmetic",
         train=ArithmeticStream(seed, num_steps, opening),
@@ -118,18 +138,78 @@ def _arithmetic(config: TaskConfig, seed: int) -> Task:
     )
 
 
+def _isolated_seconds(config: TaskConfig) -> float | None:
+    return config.reward_timeout_seconds if config.isolate_rewards else None
+
+
+def _countdown(config: TaskConfig, seed: int) -> Task:
+    opening = countdown_opening(config.num_examples, config.system_prompt)
+    rewards = (
+        RewardFunction(name="countdown_answer", function=countdown_answer, weight=1.0),
+        RewardFunction(name="countdown_numbers", function=countdown_numbers, weight=0.1),
+    )
+    if config.reward_funcs:
+        columns = ("nums", "target", "answer")
+        rewards = reward_functions(config.reward_funcs, config.reward_weights, columns, _isolated_seconds(config))
+    return Task(
+        name="countdown",
+        train=CountdownStream(seed, config.num_operands, opening),
+        held_out=held_out_countdown(config.num_operands, opening),
+        rewards=rewards,
+        is_correct=lambda problem, text: answer_verdict(text, problem.columns["nums"], problem.columns["target"]) >= 1,
+    )
+
+
+def _gym(config: TaskConfig, seed: int) -> Task:
+    gym = gym_from(config.name)
+    own = RewardFunction(name="reasoning_gym", function=gym_reward(gym))
+    rewards = (own,)
+    if config.reward_funcs:
+        rewards = reward_functions(
+            config.reward_funcs, config.reward_weights, ("answer", "gym_place"), _isolated_seconds(config)
+        )
+    return Task(
+        name=gym.dataset,
+        train=gym_problems(gym, seed, NUM_TRAIN, config.system_prompt),
+        held_out=gym_problems(gym, HELD_OUT_SEED, NUM_HELD_OUT, config.system_prompt),
+        rewards=rewards,
+        is_correct=partial(_is_rewarded, Grader([own], config.reward_timeout_seconds)),
+    )
+
+
+def _problems_of(path: str, config: TaskConfig) -> tuple[Problem, ...]:
+    rows = (_shaped(row, config, path) for row in read_rows(path))
+    return problems_from_rows(rows, path, config.system_prompt)
+
+
+def _shaped(row: Mapping[str, Any], config: TaskConfig, path: str) -> Mapping[str, Any]:
+    """The row with the column that holds the prompt called so, and as a chat turn if asked."""
+    column = config.prompt_column
+    if column not in row and column != "prompt":
+        raise UserError(
+            f"{path} has a row without the column `{column}`, which task.prompt_column names; it has "
+            f"{', '.join(map(str, row)) or 'nothing'}"
+        )
+    shaped = {name: value for name, value in row.items() if name not in (column, "prompt")}
+    if column in row:
+        prompt = row[column]
+        shaped["prompt"] = [{"role": "user", "content": prompt}] if config.chat and isinstance(prompt, str) else prompt
+    return shaped
+
+
 def _judges(
     train: Sequence[Problem],
     held_out: Sequence[Problem],
     functions: GivenFunctions,
     weights: Sequence[float] | None,
     timeout_seconds: float,
+    isolated_seconds: float | None = None,
 ) -> tuple[tuple[RewardFunction, ...], Callable[[Problem, str], bool]]:
     if not functions:
         _check_answers((*train, *held_out))
         rewards = (RewardFunction(name="answer_match", function=answer_match),)
         return rewards, lambda problem, text: is_answer_match(text, problem.columns["answer"])
-    rewards = reward_functions(functions, weights, _columns(train))
+    rewards = reward_functions(functions, weights, _columns(train), isolated_seconds)
     if held_out:
         check_arguments(rewards[0].name, rewards[0].function, _columns(held_out))
     grader = Grader(rewards[:1], timeout_seconds)

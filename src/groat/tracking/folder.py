@@ -125,5 +125,5 @@ def sync(path: Path) -> None:
 
 def _plain_name(name: str) -> str:
     """The last part of a path or hub id, with letters, digits, dots, dashes and underscores only."""
-    last = re.sub(r"\.(gguf|jsonl)$", "", PurePath(name).name)
+    last = re.sub(r"\.(gguf|jsonl|csv|parquet)$", "", PurePath(name).name)
     return re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip("-.") or "run"

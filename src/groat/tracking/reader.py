@@ -113,4 +113,5 @@ _DECODERS: Mapping[str, Callable[[Any], Any]] = {
     "advantage": _number,
     "correct": bool,
     "parts": json.loads,
+    "reasons": json.loads,
 }

@@ -24,6 +24,8 @@ class RolloutRow:
     policy_version: int
     parts: Mapping[str, float | None] = field(default_factory=dict[str, float | None])
     """Each reward function's own value (None: not applicable)."""
+    reasons: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Why, for the reward functions that say so."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,9 +102,11 @@ def _insert(connection: Connection, table: str, rows: Sequence[tuple[Any, ...]])
 
 
 def _rollout_columns(row: RolloutRow) -> tuple[Any, ...]:
-    columns = asdict(row)
-    parts = {_storable(name): value for name, value in row.parts.items()}
-    return tuple({**columns, "finish_reason": str(row.finish_reason), "parts": json.dumps(parts)}.values())
+    as_json = {
+        name: json.dumps({_storable(key): _storable(value) for key, value in mapping.items()})
+        for name, mapping in (("parts", row.parts), ("reasons", row.reasons))
+    }
+    return tuple({**asdict(row), "finish_reason": str(row.finish_reason), **as_json}.values())
 
 
 def _storable(value: Any) -> Any:

@@ -26,6 +26,7 @@ def rollout_rows(result: StepResult) -> Sequence[RolloutRow]:
             advantage=advantages.get(id(completion.token_ids), 0.0),
             policy_version=completion.policy_version,
             parts=reward.parts,
+            reasons=reward.reasons,
         )
         for group_index, group in enumerate(result.groups)
         for index, (completion, reward) in enumerate(zip(group.completions, group.rewards, strict=True))

@@ -112,6 +112,8 @@ def _run(config: RunConfig, folder: RunFolder, console: Console, task: Task | No
                 return run.close()
             except UserError as error:
                 raise type(error)(run.last_words(error)) from error
+            finally:
+                built.parts.grader.close()
 
 
 def _clear_away(folder: RunFolder) -> None:

@@ -92,7 +92,10 @@ def test_what_is_wrong_is_said_in_one_paragraph_and_the_folder_stays_free(tmp_pa
         (["--model", "nosuch"], "model.name is 'nosuch', but there is no folder or .gguf file at"),
         (["--model", "./nosuch.gguf"], "there is no folder or .gguf file at {folder}/nosuch.gguf"),
         (["--budget", "10MiB"], "memory.budget 10MiB cannot be kept: the smallest that can is"),
-        (["--task", "rows.csv"], "task.name is 'rows.csv': use arithmetic, or a .jsonl file"),
+        (
+            ["--task", "rows.txt"],
+            "task.name is 'rows.txt': use arithmetic, countdown, reasoning_gym:DATASET, or a file",
+        ),
     ],
 )
 def test_a_wrong_flag_is_named(tmp_path: Path, flags: list[str], message: str) -> None:

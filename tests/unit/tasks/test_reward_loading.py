@@ -41,6 +41,8 @@ def test_built_in_names_are_found():
         "exact_match",
         "numeric_match",
         "answer_match",
+        "countdown_answer",
+        "countdown_numbers",
     }
     assert all(load_reward(name) is function for name, function in BUILT_IN.items())
 

@@ -16,6 +16,7 @@ def rollout(group: int = 0, completion: int = 0, text: str = "7", reward: float 
         advantage=0.5,
         policy_version=2,
         parts={"correct_answer": 1.0, "format": None},
+        reasons={"format": "as asked"},
     )
 
 
