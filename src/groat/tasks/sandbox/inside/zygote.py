@@ -1,0 +1,66 @@
+"""Starts a program whenever the trainer asks for one, with the files that it sends along.
+
+It never sees what a program reads or writes: those files go straight to the program, and programs leave nothing behind
+in the memory that the next one is copied from.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import os
+import signal
+import socket
+
+import confinement
+import kernel
+
+NOBODY = 65534
+MOST_FILES = 8
+LONGEST_MESSAGE = 65536
+
+_OFTEN_IMPORTED = (
+    "bisect", "collections", "copy", "dataclasses", "datetime", "decimal", "enum", "fractions", "functools", "heapq",
+    "itertools", "json", "math", "operator", "random", "re", "statistics", "string", "threading", "typing",
+)  # fmt: skip
+"""Loaded once, so that programs need not."""
+
+
+def become_nobody() -> None:
+    """Limits on processes do not bind root, and it owns files; neither is so for this user."""
+    os.setgroups([])
+    os.setresgid(NOBODY, NOBODY, NOBODY)
+    os.setresuid(NOBODY, NOBODY, NOBODY)
+    kernel.belong_to_oneself()
+
+
+def serve(trainer: socket.socket, proc: int) -> None:
+    """Until the trainer is gone: this is process 1 of the box, so all others end with it.
+
+    Comes back in each program's own process.
+    """
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel clears away those who watch over programs
+    for name in _OFTEN_IMPORTED:
+        importlib.import_module(name)
+    gc.collect()
+    gc.freeze()
+    trainer.send(b"{}")
+    os.dup2(1, 2)  # from here on no one reads what is written there
+    while True:
+        message, files, _, _ = socket.recv_fds(trainer, LONGEST_MESSAGE, MOST_FILES)
+        if not message:
+            os._exit(0)
+        if _forked() == 0:
+            trainer.detach()
+            confinement.start(json.loads(message), files, proc)
+            return
+        for file in files:
+            os.close(file)
+
+
+def _forked() -> int:
+    try:
+        return os.fork()
+    except OSError:
+        return -1  # the trainer sees that the leash is let go of
