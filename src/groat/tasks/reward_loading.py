@@ -7,10 +7,12 @@ import hashlib
 import importlib.util
 import sys
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from groat.tasks.code_reward import CodeReward
 from groat.tasks.reward_arguments import check_arguments
 from groat.tasks.rewards import RewardFunction
 from groat.tasks.verifiers import answer_match, correct_answer, exact_match, numeric_match, right_steps, written_steps
@@ -25,6 +27,11 @@ BUILT_IN: dict[str, Callable[..., Any]] = {
     "answer_match": answer_match,
 }
 
+MADE: dict[str, Callable[[], Callable[..., Any]]] = {
+    "code_tests": CodeReward,
+    "all_code_tests": partial(CodeReward, all_or_nothing=True),
+}
+"""Built in too, but made for each run: they hold a process."""
 
 GivenFunctions = Callable[..., Any] | str | Sequence[Callable[..., Any] | str]
 """One or several, each a function or a name."""
@@ -53,12 +60,14 @@ def load_reward(spec: str) -> Callable[..., Any]:
     """Runs the file: it is the user's own code."""
     if spec in BUILT_IN:
         return BUILT_IN[spec]
+    if spec in MADE:
+        return MADE[spec]()
     file, colon, name = spec.rpartition(":")
     if not colon or not file.endswith(".py"):
-        near = difflib.get_close_matches(spec, BUILT_IN, n=1)
+        near = difflib.get_close_matches(spec, [*BUILT_IN, *MADE], n=1)
         raise UserError(
             f"no reward function {spec!r}{f': did you mean {near[0]}?' if near else ''}. "
-            f"Built in are {', '.join(BUILT_IN)}; your own is written path/to/file.py:function"
+            f"Built in are {', '.join([*BUILT_IN, *MADE])}; your own is written path/to/file.py:function"
         )
     module = _loaded_file(Path(file))
     function = getattr(module, name, None)

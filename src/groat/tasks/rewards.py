@@ -76,7 +76,8 @@ class Grader:
         together = [place for place, reward in enumerate(self.functions) if is_async(reward.function)]
         values: dict[int, list[float | None]] = {}
         for place in at_once:
-            outcome = self._running_thread().call(calls[place], self.timeout_seconds)
+            seconds = self._seconds_for(self.functions[place].function, len(answers.texts))
+            outcome = self._running_thread().call(calls[place], seconds)
             values[place] = self._checked(self.functions[place].name, outcome, answers)
         if together:
             outcomes = self._running_thread().call_together([calls[place] for place in together], self.timeout_seconds)
@@ -89,6 +90,11 @@ class Grader:
         if self._thread is not None:
             self._thread.close()
             self._thread = None
+
+    def _seconds_for(self, function: Callable[..., Any], num_completions: int) -> float:
+        """A function that bounds its own time, such as one that runs programs, gets what it says that it needs."""
+        needed = getattr(function, "seconds_needed", None)
+        return max(self.timeout_seconds, needed(num_completions) if callable(needed) else 0.0)
 
     def _running_thread(self) -> CallThread:
         self._thread = self._thread or CallThread()

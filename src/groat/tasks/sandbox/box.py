@@ -62,6 +62,8 @@ def _bubblewrap(readable: Sequence[str]) -> list[str]:
     arguments += ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"] if os.geteuid() == 0 else ["--unshare-user"]
     arguments += ["--as-pid-1"]
     for path in readable:
+        for parent in reversed(Path(path).parents[:-1]):  # otherwise bubblewrap makes them for root alone
+            arguments += ["--dir", str(parent)]
         arguments += ["--ro-bind", path, path]
     for path in _DEVICES:
         arguments += ["--dev-bind", path, path]

@@ -71,6 +71,7 @@ class Sandbox:
     def _running(self) -> _BoxProcess:
         with self._lock:
             if self._process is None or self._process.is_broken:
+                self._process = None
                 self._process = _started(self._builder)
             return self._process
 
@@ -95,6 +96,10 @@ class Leash:
         if "failed" in ending:
             raise SandboxError(f"the sandbox could not start a program: {ending['failed']}")
         return Ending(**ending)
+
+    def let_go(self) -> None:
+        """The program ends, and no one waits for it."""
+        self._channel.close()
 
 
 class _BoxProcess:

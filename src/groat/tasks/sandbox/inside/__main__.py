@@ -15,6 +15,7 @@ import kernel
 import namespaces
 import program
 import zygote
+from seccomp import seccomp_filter
 
 
 def main() -> None:
@@ -29,6 +30,7 @@ def main() -> None:
         if is_root:
             zygote.become_nobody()
         kernel.die_with_parent(signal.SIGKILL)
+        seccomp_filter()  # made once, for all programs
     except OSError as error:
         trainer.send(json.dumps({"refused": str(error)}).encode())
         os._exit(1)

@@ -104,7 +104,7 @@ def _confine(limits: dict[str, Any], num_files: int) -> None:
     for none in (resource.RLIMIT_CORE, resource.RLIMIT_MEMLOCK, resource.RLIMIT_MSGQUEUE, resource.RLIMIT_RTPRIO):
         _limit(none, 0)
     kernel.drop_capabilities()
-    kernel.filter_calls(seccomp_filter(kernel.architecture()))
+    kernel.filter_calls(seccomp_filter())
 
 
 def _limit(what: int, most: int) -> None:

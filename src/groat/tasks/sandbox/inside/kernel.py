@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import platform
 from functools import cache
 
 NEW_MOUNTS = 0x00020000
@@ -89,10 +88,6 @@ def filter_calls(instructions: bytes) -> None:
     """For this process and all that it starts; `instructions` are 8 bytes each (struct sock_filter)."""
     program = _Program(len(instructions) // 8, instructions)
     _prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.addressof(program))
-
-
-def architecture() -> str:
-    return platform.machine()
 
 
 def _prctl(option: int, *arguments: int) -> None:

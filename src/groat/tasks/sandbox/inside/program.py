@@ -6,12 +6,15 @@ that functions return are answers, and what they are worth is found out elsewher
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import random
 import sys
+import threading
+import traceback
 from types import ModuleType
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 import judge
 import plain_data
@@ -20,8 +23,28 @@ REQUEST = 3
 """The file that the program and what to do with it are read from."""
 
 
-def run() -> None:
-    """The process ends as Python's processes do: buffers are written, threads waited for."""
+def run() -> NoReturn:
+    """Ends as Python's processes do, but leaves it to the kernel to take them apart, which is ten times as fast."""
+    exit_code = 1
+    try:
+        _run_requested()
+        exit_code = 0
+    except SystemExit as error:
+        exit_code = error.code if isinstance(error.code, int) else error.code is not None
+    except BaseException:
+        traceback.print_exc()
+    try:
+        for thread in threading.enumerate():
+            if not thread.daemon and thread is not threading.main_thread():
+                thread.join()
+        atexit._run_exitfuncs()  # pyright: ignore[reportPrivateUsage]
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(exit_code & 255)
+
+
+def _run_requested() -> None:
     random.seed(0)  # the same program gets the same answer
     with os.fdopen(REQUEST, encoding="utf-8", errors="surrogatepass") as file:
         request = json.load(file)

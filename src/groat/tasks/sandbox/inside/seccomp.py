@@ -7,8 +7,10 @@ other processes, or is an odd corner of the kernel that no Python program needs.
 from __future__ import annotations
 
 import errno
+import platform
 import struct
 from collections.abc import Iterator
+from functools import cache
 
 NEWEST = 450
 """The highest call number that this list knows (Linux 6.1)."""
@@ -112,9 +114,12 @@ _NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT = 0, 4, 16  # offsets in struct seccomp_
 _ALLOW, _KILL, _ERROR = 0x7FFF0000, 0x80000000, 0x00050000
 
 
-def seccomp_filter(architecture: str) -> bytes:
-    """The program, 8 bytes for each instruction; KeyError for an architecture we have no numbers for."""
-    return b"".join(struct.pack("=HBBI", *instruction) for instruction in _instructions(architecture))
+@cache
+def seccomp_filter() -> bytes:
+    """The program for this machine, 8 bytes for each instruction; OSError where we have no numbers for it."""
+    if platform.machine() not in ARCHITECTURES:
+        raise OSError(errno.ENOSYS, f"no list of system calls for {platform.machine()}")
+    return b"".join(struct.pack("=HBBI", *instruction) for instruction in _instructions(platform.machine()))
 
 
 def _instructions(architecture: str) -> Iterator[tuple[int, int, int, int]]:
