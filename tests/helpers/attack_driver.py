@@ -1,7 +1,7 @@
 """Runs all attacks in a process of its own, as root or not: python attack_driver.py BUILDER USER
 
-Prints JSON: what was seen of each attack, and of the machine afterwards. USER is a number; root becomes that user before
-anything is started, after making the folders that groat and Python lie in readable for it (in mounts of its own).
+Prints JSON: what was seen of each attack, and of the machine afterwards. USER is a number; root becomes that user
+before anything is started, after making the folders of groat and Python readable for it (in mounts of its own).
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from groat.tasks.sandbox import Limits, Sandbox, SandboxError
 from groat.tasks.sandbox.programs import run_script
 
 SECRET = "the-trainer-s-secret"
-MARKER = "groat-attack-marker"
 SECONDS = 1.0
 LIMITS = Limits(seconds=SECONDS, cpu_seconds=2)
 
@@ -51,12 +50,11 @@ def attacked(sandbox: Sandbox) -> dict:
         for server in listening:
             server.listen()
         places = {
-            "home": home,
-            "port": tcp.getsockname()[1],
-            "unix": f"{home}/socket",
-            "abstract": f"groat-{os.getpid()}",
-            "marker": MARKER,
-            "python_top": Path(sys.base_prefix).resolve().parts[1],
+            "HOME_FOLDER": home,
+            "TCP_PORT": tcp.getsockname()[1],
+            "UNIX_SOCKET": f"{home}/socket",
+            "ABSTRACT_SOCKET": f"groat-{os.getpid()}",
+            "PYTHON_TOP": Path(sys.base_prefix).resolve().parts[1],
         }
         found = {attack.name: _tried(sandbox, attack.source, places) for attack in ATTACKS}
         was_reached = bool(select.select(listening, [], [], 0.2)[0])
@@ -74,9 +72,9 @@ def attacked(sandbox: Sandbox) -> dict:
 
 def _tried(sandbox: Sandbox, source: str, places: dict) -> dict:
     for name, value in places.items():
-        source = source.replace(f"{{{name}}}", str(value))
+        source = source.replace(name, str(value))
     started = time.monotonic()
-    run = run_script(sandbox, source.replace("{{", "{").replace("}}", "}"), "", LIMITS)
+    run = run_script(sandbox, source, "", LIMITS)
     seconds = time.monotonic() - started
     after = run_script(sandbox, "print(6 * 7)", "", LIMITS)
     return {
@@ -133,7 +131,11 @@ def become(user: int) -> None:
     os.setresgid(user, user, user)
     os.setresuid(user, user, user)
     os.chdir("/")
-    os.execve(sys.executable, [sys.executable, str(Path(__file__).resolve()), *sys.argv[1:]], {**os.environ, "HOME": "/nonexistent"})
+    os.execve(
+        sys.executable,
+        [sys.executable, str(Path(__file__).resolve()), *sys.argv[1:]],
+        {**os.environ, "HOME": "/nonexistent"},
+    )
 
 
 def _make_passable(kernel, folder: Path, needed: list[Path]) -> None:

@@ -44,7 +44,9 @@ class CodeReward:
         **_: Any,
     ) -> list[float | None]:
         setups = [None] * len(tests) if test_setup is None else test_setup
-        wanted = [None if given is None else code_tests(given, setup) for given, setup in zip(tests, setups, strict=True)]
+        wanted = [
+            None if given is None else code_tests(given, setup) for given, setup in zip(tests, setups, strict=True)
+        ]
         sources = [last_code_block(completion_text(completion)) for completion in completions]
         with ThreadPoolExecutor(self._num_at_once, thread_name_prefix="groat code") as threads:
             graded = list(threads.map(self._graded, sources, wanted))
@@ -79,4 +81,5 @@ class CodeReward:
         failed = [f"test {place + 1}: {why}" for place, why in enumerate(found) if why is not None]
         num_held = len(found) - len(failed)
         score = float(not failed) if self._all_or_nothing else num_held / len(found)
-        return score, "; ".join([f"{num_held} of {len(found)} tests hold", *failed[:MOST_REASONS]])
+        why = "; ".join([f"{num_held} of {len(found)} tests hold", *failed[:MOST_REASONS]])
+        return score, "".join(character if character.isprintable() else "?" for character in why)

@@ -93,8 +93,8 @@ class Grader:
 
     def _seconds_for(self, function: Callable[..., Any], num_completions: int) -> float:
         """A function that bounds its own time, such as one that runs programs, gets what it says that it needs."""
-        needed = getattr(function, "seconds_needed", None)
-        return max(self.timeout_seconds, needed(num_completions) if callable(needed) else 0.0)
+        needed: Callable[[int], float] | None = getattr(function, "seconds_needed", None)
+        return max(self.timeout_seconds, needed(num_completions) if needed is not None else 0.0)
 
     def _running_thread(self) -> CallThread:
         self._thread = self._thread or CallThread()

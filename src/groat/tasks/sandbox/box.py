@@ -47,13 +47,13 @@ class Box:
         if self.builder == "bubblewrap":  # Python is started inside
             paths |= {str(self.python), str(_INSIDE)}
         for path in sorted(paths):
-            if os.path.exists(path) and not any(other != path and Path(path).is_relative_to(other) for other in paths):
+            if Path(path).exists() and not any(other != path and Path(path).is_relative_to(other) for other in paths):
                 yield path
 
 
 def available_builders() -> list[Builder]:
     """The one to try first comes first."""
-    return [*(["bubblewrap"] if shutil.which("bwrap") else []), "namespaces"]
+    return ["bubblewrap", "namespaces"] if shutil.which("bwrap") else ["namespaces"]
 
 
 def _bubblewrap(readable: Sequence[str]) -> list[str]:
@@ -61,10 +61,8 @@ def _bubblewrap(readable: Sequence[str]) -> list[str]:
     # Root builds the box without one, and is left by our own process, which becomes nobody.
     arguments += ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"] if os.geteuid() == 0 else ["--unshare-user"]
     arguments += ["--as-pid-1"]
-    for path in readable:
+    for path in (*readable, *_DEVICES):
         for parent in reversed(Path(path).parents[:-1]):  # otherwise bubblewrap makes them for root alone
             arguments += ["--dir", str(parent)]
-        arguments += ["--ro-bind", path, path]
-    for path in _DEVICES:
-        arguments += ["--dev-bind", path, path]
+        arguments += ["--dev-bind" if path in _DEVICES else "--ro-bind", path, path]
     return [*arguments, "--dir", "/tmp", "--remount-ro", "/", "--chdir", "/", "--"]

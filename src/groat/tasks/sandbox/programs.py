@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -89,7 +89,7 @@ def _last_line(file: int) -> str:
 
 
 @contextmanager
-def _given(text: str) -> Iterator[int]:
+def _given(text: str) -> Generator[int]:
     """A file with this text, which no one can change any more."""
     with _empty() as file:
         content = text.encode(errors="surrogatepass")
@@ -101,7 +101,7 @@ def _given(text: str) -> Iterator[int]:
 
 
 @contextmanager
-def _empty() -> Iterator[int]:
+def _empty() -> Generator[int]:
     """A file in memory."""
     file = os.memfd_create("groat", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
@@ -111,7 +111,7 @@ def _empty() -> Iterator[int]:
 
 
 @contextmanager
-def _null() -> Iterator[int]:
+def _null() -> Generator[int]:
     file = os.open(os.devnull, os.O_RDWR)
     try:
         yield file
@@ -120,7 +120,7 @@ def _null() -> Iterator[int]:
 
 
 @contextmanager
-def _pipe() -> Iterator[tuple[int, int]]:
+def _pipe() -> Generator[tuple[int, int]]:
     """The end to read from, the end to write to."""
     ends = os.pipe()
     try:

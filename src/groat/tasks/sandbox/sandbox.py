@@ -46,7 +46,7 @@ class Sandbox:
     """
 
     def __init__(self, builder: Builder | None = None) -> None:
-        self._builder = builder
+        self._builder: Builder | None = builder
         self._lock = threading.Lock()
         self._process: _BoxProcess | None = None
 
@@ -106,7 +106,7 @@ class _BoxProcess:
     """The process around which the box is built, and our socket to it."""
 
     def __init__(self, box: Box) -> None:
-        self.builder = box.builder
+        self.builder: Builder = box.builder
         self.is_broken = False
         self._lock = threading.Lock()
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -152,7 +152,8 @@ class _BoxProcess:
 
 def _started(builder: Builder | None) -> _BoxProcess:
     refusals: list[str] = []
-    for name in available_builders() if builder is None else [builder]:
+    names: list[Builder] = available_builders() if builder is None else [builder]
+    for name in names:
         try:
             process = _BoxProcess(Box(builder=name))
         except OSError as error:

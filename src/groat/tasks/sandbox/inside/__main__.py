@@ -31,6 +31,7 @@ def main() -> None:
             zygote.become_nobody()
         kernel.die_with_parent(signal.SIGKILL)
         seccomp_filter()  # made once, for all programs
+        zygote.prove_confinement(settings["proc"])
     except OSError as error:
         trainer.send(json.dumps({"refused": str(error)}).encode())
         os._exit(1)

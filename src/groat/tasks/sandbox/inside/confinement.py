@@ -11,7 +11,8 @@ import signal
 import socket
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import kernel
@@ -45,6 +46,30 @@ def start(limits: dict[str, Any], files: Sequence[int], proc: int) -> None:
         leash.send(json.dumps(end).encode())
         os._exit(0)
     _become_program(limits, leash.detach(), files[1:], proc)
+
+
+def weaknesses() -> list[str]:
+    """What a confined process can do and must not; asked of a trial process before any program is run."""
+    found = {
+        "it is not process 1": os.getpid() != 1,
+        "it has another user's number": os.getuid() != INNER_USER or os.geteuid() != INNER_USER,
+        "it has capabilities": kernel.has_capabilities(),
+        "it can gain capabilities": not kernel.can_gain_nothing(),
+        "its calls are not filtered": not kernel.has_filter(),
+        "it sees /proc": Path("/proc/self").exists(),
+        "it can write outside its folder": _works(Path("/trial").mkdir),
+        "it can open a socket": _works(socket.socket),
+        "it can make namespaces": _works(lambda: kernel.unshare(kernel.NEW_USERS)),
+    }
+    return [weakness for weakness, is_there in found.items() if is_there]
+
+
+def _works(attempt: Callable[[], Any]) -> bool:
+    try:
+        attempt()
+    except OSError:
+        return False
+    return True
 
 
 def _end_of(first: int, seconds: float, leash: socket.socket) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import builtins
 import json
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from types import ModuleType
 from typing import IO, Any
 
@@ -106,10 +107,14 @@ def _verdict(test: Any, program: Program, space: ModuleType) -> str | None:
 
 
 def _test_module(setup: str, program: Program) -> ModuleType:
-    """Where the tests run: the names of the program's functions stand for calls to its process."""
+    """Where the tests run: the names of the program's functions stand for calls to its process.
+
+    But what the tests mean by `abs` or `all` is Python's, whatever the program calls by that name.
+    """
     space = ModuleType("tests")
     for name in program.functions():
-        setattr(space, name, program.function(name))
+        if not hasattr(builtins, name) and not name.startswith("__"):
+            setattr(space, name, program.function(name))
     _run(setup, space)
     return space
 
@@ -120,11 +125,10 @@ def _run(source: str, space: ModuleType) -> None:
 
 def _as_exception(name: str, text: str) -> Exception:
     kind = getattr(builtins, str(name), None)
-    is_kind = isinstance(kind, type) and issubclass(kind, Exception) and not issubclass(kind, _ENDS_LOOPS)
-    try:
-        return kind(str(text)) if is_kind else ProgramError(f"{name}: {text}")
-    except TypeError:  # such as UnicodeDecodeError, which wants more than a text
-        return ProgramError(f"{name}: {text}")
+    if isinstance(kind, type) and issubclass(kind, Exception) and not issubclass(kind, _ENDS_LOOPS):
+        with suppress(TypeError):  # such as UnicodeDecodeError, which wants more than a text
+            return kind(str(text))
+    return ProgramError(f"{name}: {text}")
 
 
 def _reason(error: BaseException) -> str:

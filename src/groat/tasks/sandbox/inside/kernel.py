@@ -22,6 +22,7 @@ _READ_ONLY_NO_SETUID = 0x1 | 0x2
 _DETACH = 2
 
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 1, 4, 22, 24, 38
+_PR_GET_SECCOMP, _PR_GET_NO_NEW_PRIVS = 21, 39
 _SECCOMP_MODE_FILTER = 2
 _CAPABILITY_VERSION = 0x20080522
 _NUM_CAPABILITIES = 64
@@ -82,6 +83,21 @@ def drop_capabilities() -> None:
     nothing = (ctypes.c_uint32 * 6)()
     _check(_libc().capset(ctypes.byref(header), ctypes.byref(nothing)), "capset")
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+
+
+def has_capabilities() -> bool:
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION, 0)
+    sets = (ctypes.c_uint32 * 6)()
+    _check(_libc().capget(ctypes.byref(header), ctypes.byref(sets)), "capget")
+    return any(sets)
+
+
+def can_gain_nothing() -> bool:
+    return _libc().prctl(_PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 1
+
+
+def has_filter() -> bool:
+    return _libc().prctl(_PR_GET_SECCOMP, 0, 0, 0, 0) == _SECCOMP_MODE_FILTER
 
 
 def filter_calls(instructions: bytes) -> None:

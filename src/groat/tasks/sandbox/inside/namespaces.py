@@ -1,4 +1,4 @@
-"""The box around all sandboxed programs, where no bubblewrap builds it: a root of its own, no network, no other processes.
+"""The box around all sandboxed programs, where no bubblewrap builds it: its own root, no network, no other processes.
 
 Called by root it needs nothing else; called by anyone else the kernel must allow user namespaces.
 """
@@ -57,25 +57,24 @@ def _go_on_in_first_process() -> None:
 def _change_root(readable: Sequence[str]) -> None:
     kernel.mount("none", "/", None, kernel.RECURSIVE | kernel.PRIVATE)
     kernel.mount("box", _BUILDING, "tmpfs", kernel.NO_SETUID | kernel.NO_DEVICES, "mode=755,size=1m")
-    os.mkdir(f"{_BUILDING}/host")
+    Path(_BUILDING, "host").mkdir()
     kernel.swap_root(_BUILDING, f"{_BUILDING}/host")
     os.chdir("/")
     for path in readable:
         _show(path)
-    os.mkdir("/tmp")
+    Path("/tmp").mkdir()
     kernel.detach("/host")
-    os.rmdir("/host")
+    Path("/host").rmdir()
     kernel.make_read_only("/")
 
 
 def _show(path: str) -> None:
-    source = f"/host{path}"
-    parent = Path(path).parent
-    parent.mkdir(parents=True, exist_ok=True)
-    if os.path.isdir(source):
-        os.makedirs(path, exist_ok=True)
+    source, target = f"/host{path}", Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if Path(source).is_dir():
+        target.mkdir(exist_ok=True)
     else:
-        Path(path).touch()
+        target.touch()
     kernel.mount(source, path, None, kernel.BIND | kernel.RECURSIVE)
 
 

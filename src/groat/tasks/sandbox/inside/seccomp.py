@@ -1,7 +1,7 @@
 """Which system calls a sandboxed program may make (a seccomp filter in classic BPF).
 
 Refused is what talks to others (sockets), takes memory that no limit counts, makes namespaces or mounts, looks into
-other processes, or is an odd corner of the kernel that no Python program needs. Calls newer than this list do not exist.
+other processes, or is an odd corner of the kernel that no program needs. Calls newer than this list do not exist.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ in the memory that the next one is copied from.
 
 from __future__ import annotations
 
+import errno
 import gc
 import importlib
 import json
@@ -20,6 +21,17 @@ NOBODY = 65534
 MOST_FILES = 8
 LONGEST_MESSAGE = 65536
 
+TRIAL_LIMITS = {
+    "seconds": 10.0,
+    "cpu_seconds": 10,
+    "memory_bytes": 2**29,
+    "processes": 2,
+    "open_files": 16,
+    "file_bytes": 2**20,
+    "folder_bytes": 2**20,
+    "folder_files": 16,
+}
+
 _OFTEN_IMPORTED = (
     "bisect", "collections", "copy", "dataclasses", "datetime", "decimal", "enum", "fractions", "functools", "heapq",
     "itertools", "json", "math", "operator", "random", "re", "statistics", "string", "threading", "typing",
@@ -33,6 +45,23 @@ def become_nobody() -> None:
     os.setresgid(NOBODY, NOBODY, NOBODY)
     os.setresuid(NOBODY, NOBODY, NOBODY)
     kernel.belong_to_oneself()
+
+
+def prove_confinement(proc: int) -> None:
+    """Confines a process as programs will be and has it try what they must not be able to. OSError where it can."""
+    ours, theirs = socket.socketpair()
+    found, told = os.pipe()
+    if os.fork() == 0:
+        confinement.start(TRIAL_LIMITS, [theirs.fileno(), 0, 1, told], proc)
+        os.write(2, json.dumps(confinement.weaknesses()).encode())
+        os._exit(0)
+    os.close(told)
+    theirs.close()
+    with ours, os.fdopen(found) as answer:
+        text = answer.read()
+        ending = json.loads(ours.recv(LONGEST_MESSAGE) or "{}")
+    if text != "[]":
+        raise OSError(errno.EPERM, f"programs cannot be confined: {ending.get('failed') or text or 'no answer'}")
 
 
 def serve(trainer: socket.socket, proc: int) -> None:
