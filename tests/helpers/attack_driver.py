@@ -59,14 +59,14 @@ def attacked(sandbox: Sandbox) -> dict:
         found = {attack.name: _tried(sandbox, attack.source, places) for attack in ATTACKS}
         was_reached = bool(select.select(listening, [], [], 0.2)[0])
         abstract.close()
-    children = _children()
+    children = children_of(os.getpid())
     sandbox.close()
     return {
         "user": os.geteuid(),
         "attacks": found,
         "was_reached": was_reached,
         "num_processes_while_open": len(children),
-        "left_after_close": _still_running(children),
+        "left_after_close": still_running(children),
     }
 
 
@@ -88,22 +88,22 @@ def _tried(sandbox: Sandbox, source: str, places: dict) -> dict:
     }
 
 
-def _children() -> list[int]:
-    """All processes below this one."""
-    parents = {}
+def children_of(parent: int) -> list[int]:
+    """All processes below it."""
+    parent_of = {}
     for folder in Path("/proc").iterdir():
         if folder.name.isdecimal():
             try:
-                parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+                parent_of[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
             except OSError:
                 continue
-    below = {os.getpid()}
-    while more := {pid for pid, parent in parents.items() if parent in below} - below:
+    below = {parent}
+    while more := {pid for pid, above in parent_of.items() if above in below} - below:
         below |= more
-    return sorted(below - {os.getpid()})
+    return sorted(below - {parent})
 
 
-def _still_running(processes: list[int]) -> list[int]:
+def still_running(processes: list[int]) -> list[int]:
     """After a while: they end on their own when we let go of them."""
     deadline = time.monotonic() + 10
     while processes and time.monotonic() < deadline:
