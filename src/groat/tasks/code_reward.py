@@ -54,7 +54,7 @@ class CodeReward:
             log_extra(self.__name__, [why for _, why in graded])
         return [score for score, _ in graded]
 
-    def seconds_needed(self, num_completions: int) -> float:
+    def most_seconds(self, num_completions: int) -> float:
         """The longest that a call takes, endless programs and all."""
         for_each = self._limits.seconds + JUDGE_EXTRA_SECONDS + 2 * GRACE_SECONDS
         return math.ceil(num_completions / self._num_at_once) * for_each + START_SECONDS

@@ -93,7 +93,7 @@ class Grader:
 
     def _seconds_for(self, function: Callable[..., Any], num_completions: int) -> float:
         """A function that bounds its own time, such as one that runs programs, gets what it says that it needs."""
-        needed: Callable[[int], float] | None = getattr(function, "seconds_needed", None)
+        needed: Callable[[int], float] | None = getattr(function, "most_seconds", None)
         return max(self.timeout_seconds, needed(num_completions) if needed is not None else 0.0)
 
     def _running_thread(self) -> CallThread:

@@ -5,8 +5,8 @@ import pytest
 from groat.tasks.code_tests import code_tests, failures
 from groat.tasks.sandbox import Limits, Sandbox
 
-LIMITS = Limits(seconds=3.0, cpu_seconds=3)
-SHORT = Limits(seconds=0.7, cpu_seconds=3)
+LIMITS = Limits(seconds=30.0, cpu_seconds=30)
+SHORT = Limits(seconds=1.5, cpu_seconds=10)
 
 DOUBLE = code_tests(["assert f(2) == 4", {"call": "f", "args": [21], "expected": 42}])
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import resource
@@ -15,37 +14,36 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import files
 import kernel
 import namespaces
 from seccomp import seccomp_filter
 
 INNER_USER = 65534
-_FREE_FROM = 100
-"""Above every file number that a program is given."""
 _APART = kernel.NEW_MOUNTS | kernel.NEW_PROCESSES | kernel.NEW_IPC
 
 
-def start(limits: dict[str, Any], files: Sequence[int], proc: int) -> None:
+def start(limits: dict[str, Any], given: Sequence[int], proc: int) -> None:
     """Comes back in the program's process, confined. The calling process stays outside and watches over it: it ends the
     program when it is late or the trainer lets go of the leash, says how it ended, and ends itself.
 
-    `files`: the leash, then what becomes the program's files 0, 1, 2, ...
+    `given`: the leash, then what becomes the program's files 0, 1, 2, ...
     """
-    leash = socket.socket(fileno=files[0])
+    leash = socket.socket(fileno=given[0])
     end: dict[str, Any] = {"failed": "unknown"}
     try:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         namespaces.become_mapped(_APART, INNER_USER, proc)
         first = os.fork()
         if first:
-            _close_all_but(leash.fileno())
+            files.close_all_but(leash.fileno())
             end = _end_of(first, limits["seconds"], leash)
     except OSError as error:
         first, end = -1, {"failed": str(error)}
     if first:
         leash.send(json.dumps(end).encode())
         os._exit(0)
-    _become_program(limits, leash.detach(), files[1:], proc)
+    _become_program(limits, leash.detach(), given[1:], proc)
 
 
 def weaknesses() -> list[str]:
@@ -90,30 +88,17 @@ def _end_of(first: int, seconds: float, leash: socket.socket) -> dict[str, Any]:
     }
 
 
-def _become_program(limits: dict[str, Any], leash: int, files: Sequence[int], proc: int) -> None:
+def _become_program(limits: dict[str, Any], leash: int, passed: Sequence[int], proc: int) -> None:
     """From the trusted side to the untrusted one. What goes wrong on the way ends here: nothing runs half confined."""
     try:
         os.close(leash)
-        _take_files(files, proc)
-        _confine(limits, len(files))
+        os.setsid()
+        namespaces.write(proc, "self/oom_score_adj", "1000")
+        files.become(passed)
+        _confine(limits, len(passed))
     except BaseException:
         traceback.print_exc()
         os._exit(1)
-
-
-def _take_files(files: Sequence[int], proc: int) -> None:
-    """Nothing else stays open."""
-    os.setsid()
-    namespaces.write(proc, "self/oom_score_adj", "1000")
-    passed = [fcntl.fcntl(file, fcntl.F_DUPFD, _FREE_FROM) for file in files]
-    for number, file in enumerate(passed):
-        os.dup2(file, number)
-    os.closerange(len(passed), os.sysconf("SC_OPEN_MAX"))
-
-
-def _close_all_but(file: int) -> None:
-    os.closerange(0, file)
-    os.closerange(file + 1, os.sysconf("SC_OPEN_MAX"))
 
 
 def _confine(limits: dict[str, Any], num_files: int) -> None:

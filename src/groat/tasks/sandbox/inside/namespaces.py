@@ -9,6 +9,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import files
 import kernel
 
 _BUILDING = "/tmp"
@@ -49,7 +50,7 @@ def _go_on_in_first_process() -> None:
     """It is process 1: when it ends, the kernel ends all others of the box."""
     first = os.fork()
     if first:
-        os.closerange(0, os.sysconf("SC_OPEN_MAX"))
+        files.close_all_but()
         os.waitpid(first, 0)
         os._exit(0)
 
