@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from groat.tasks.sandbox import Limits, Sandbox
 from groat.tasks.sandbox.inside.plain_data import NotPlainError, encode
-from groat.tasks.sandbox.programs import judge_functions, run_script
+from groat.tasks.sandbox.programs import ScriptRun, judge_functions, run_script
 from groat.types import UserError
 
 _LEAST_SECONDS = 0.05
@@ -55,19 +54,22 @@ def failures(sandbox: Sandbox, source: str, tests: CodeTests, limits: Limits) ->
 
     `limits.seconds` is for all of them together: what has not run by then does not hold.
     """
-    late_at = time.monotonic() + limits.seconds
     found: list[str | None] = []
+    seconds = limits.seconds
     if tests.in_judge:
-        found += judge_functions(sandbox, source, tests.setup, tests.in_judge, limits)
+        found, used = judge_functions(sandbox, source, tests.setup, tests.in_judge, limits)
+        seconds -= used
     for test in tests.printing:
-        seconds = late_at - time.monotonic()
-        is_late = seconds < _LEAST_SECONDS
-        found.append("out of time" if is_late else _failure(sandbox, source, test, replace(limits, seconds=seconds)))
+        if seconds < _LEAST_SECONDS:
+            found.append("out of time")
+            continue
+        run = run_script(sandbox, source, test.stdin, replace(limits, seconds=seconds))
+        found.append(_failure(run, test, limits))
+        seconds -= run.ending.wall_seconds
     return found
 
 
-def _failure(sandbox: Sandbox, source: str, test: PrintTest, limits: Limits) -> str | None:
-    run = run_script(sandbox, source, test.stdin, limits)
+def _failure(run: ScriptRun, test: PrintTest, limits: Limits) -> str | None:
     if run.ending.was_late:
         return "out of time"
     if len(run.stdout) >= limits.file_bytes:

@@ -44,8 +44,8 @@ def run_script(sandbox: Sandbox, source: str, stdin: str, limits: Limits) -> Scr
 
 def judge_functions(
     sandbox: Sandbox, source: str, setup: str, tests: Sequence[Any], limits: Limits
-) -> list[str | None]:
-    """For each test None where it holds, or why it does not.
+) -> tuple[list[str | None], float]:
+    """For each test None where it holds, or why it does not; and the seconds that this took.
 
     The judge runs the tests in its own confined process. What it calls is sent to the program's process, and only
     plain data comes back; the program never has the tests or what they expect.
@@ -61,11 +61,12 @@ def judge_functions(
             program = sandbox.start([null, null, null, program_request, calls[0], answers[1]], limits)
             open_files.callback(program.let_go)
             judge = sandbox.start([null, null, null, judge_request, answers[0], calls[1], verdicts], judge_limits)
-        reasons = _read_verdicts(verdicts, len(tests), judge.wait())
+        ending = judge.wait()
+        reasons = _read_verdicts(verdicts, len(tests), ending)
         if PROGRAM_ENDED in reasons:
             ended = _described(program.wait())
             reasons = [ended if reason == PROGRAM_ENDED else reason for reason in reasons]
-        return reasons
+        return reasons, ending.wall_seconds
 
 
 def _read_verdicts(file: int, num_tests: int, ending: Ending) -> list[str | None]:

@@ -8,18 +8,20 @@ import select
 import socket
 import subprocess
 import threading
-import time
 import weakref
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from groat.tasks.sandbox.box import ENVIRONMENT, Box, Builder, available_builders
+from groat.tasks.sandbox.inside.patience import wait
 from groat.tasks.sandbox.limits import Limits
 from groat.types import UserError
 
 START_SECONDS = 20.0
-GRACE_SECONDS = 2.0
+END_SECONDS = 1.0
+GRACE_SECONDS = 10.0
 """What the process that watches over a program gets beyond the program's time."""
 
 
@@ -35,6 +37,7 @@ class Ending:
     """-N: ended by signal N."""
     was_late: bool
     wall_seconds: float
+    """Without those in which the machine stood still."""
     cpu_seconds: float
     """Of its first process."""
 
@@ -81,13 +84,13 @@ class Leash:
 
     def __init__(self, channel: socket.socket, seconds: float, process: _BoxProcess) -> None:
         self._channel = channel
-        self._late_at = time.monotonic() + seconds
+        self._seconds = seconds
         self._process = process
 
     def wait(self) -> Ending:
         """Until the program and all that it started have ended."""
         with self._channel:
-            text = _received(self._channel, self._late_at - time.monotonic())
+            text = _received(self._channel, self._seconds)
         if not text:
             # The watching process is gone or stuck: nothing is known about the program, so the whole box ends.
             self._process.end()
@@ -176,7 +179,8 @@ def _received(channel: socket.socket, seconds: float) -> bytes:
     waiting = select.poll()
     waiting.register(channel, select.POLLIN)
     try:
-        return channel.recv(65536) if waiting.poll(max(seconds, 0) * 1000) else b""
+        ready, _ = wait(waiting, seconds)
+        return channel.recv(65536) if ready else b""
     except OSError:
         return b""
 
@@ -184,6 +188,8 @@ def _received(channel: socket.socket, seconds: float) -> bytes:
 def _end(channel: socket.socket, process: subprocess.Popen[bytes]) -> None:
     """Everything in the box ends with its first process, which ends with this one or with the socket."""
     channel.close()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(END_SECONDS)
     process.kill()
     process.wait()
     if process.stderr is not None:
