@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
@@ -34,7 +35,7 @@ def test_everything_ends_when_the_trainer_is_killed(sandbox):
     with subprocess.Popen([sys.executable, "-c", TRAINER], env=environment, stdout=subprocess.PIPE) as trainer:
         assert trainer.stdout is not None
         assert trainer.stdout.readline().strip() in (b"bubblewrap", b"namespaces")
-        processes = _at_least(5, trainer.pid)  # the box's two, the one that watches, the program's two
+        processes = _new_processes(5, trainer.pid)  # the box's two, the one that watches, the program's two
         trainer.kill()
     assert still_running(processes) == []
 
@@ -44,9 +45,9 @@ def test_letting_go_ends_a_program(sandbox):
     request = os.memfd_create("request")
     os.write(request, json.dumps({"mode": "script", "source": ENDLESS}).encode())
     os.lseek(request, 0, os.SEEK_SET)
-    before = children_of(os.getpid())
+    before = set(children_of(os.getpid()))
     leash = sandbox.start([null, null, null, request], Limits(seconds=600.0))
-    started = [process for process in _at_least(len(before) + 3, os.getpid()) if process not in before]
+    started = _new_processes(3, os.getpid(), before)
     leash.let_go()
     os.close(null)
     os.close(request)
@@ -54,9 +55,10 @@ def test_letting_go_ends_a_program(sandbox):
 
 
 def test_a_killed_box_is_an_error_and_the_next_program_has_a_new_one():
+    before = set(children_of(os.getpid()))
     sandbox = Sandbox()
     sandbox.check()
-    _kill_box_soon()
+    _kill_soon(_new_processes(2, os.getpid(), before)[1])
     with pytest.raises(SandboxError, match="ended or hung"):
         run_script(sandbox, "import time\ntime.sleep(5)", "", LIMITS)
     assert run_script(sandbox, "print(42)", "", LIMITS).stdout == b"42\n"
@@ -64,8 +66,9 @@ def test_a_killed_box_is_an_error_and_the_next_program_has_a_new_one():
 
 
 def test_a_reward_goes_on_when_its_box_is_killed(sandbox):
+    before = set(children_of(os.getpid()))
     reward = CodeReward(limits=LIMITS)
-    _kill_box_soon()
+    _kill_soon(_new_processes(2, os.getpid(), before)[1])
     slow = "```\nimport time\ntime.sleep(1)\nprint(42)\n```"
     assert reward([slow], [[{"stdout": "42"}]]) == [1.0]
     reward.close()
@@ -97,15 +100,14 @@ def _num_open_files() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-def _kill_box_soon() -> None:
-    """The newest box of this process, in half a second."""
-    newest = max(process for process in children_of(os.getpid()))
-    threading.Timer(0.5, os.kill, (newest, signal.SIGKILL)).start()
+def _kill_soon(process: int) -> None:
+    threading.Timer(0.5, os.kill, (process, signal.SIGKILL)).start()
 
 
-def _at_least(number: int, parent: int) -> list[int]:
+def _new_processes(number: int, parent: int, before: Collection[int] = ()) -> list[int]:
+    """At least so many, oldest first; of a box that has just started, the second is its process 1."""
     deadline = time.monotonic() + 30
-    while len(found := children_of(parent)) < number and time.monotonic() < deadline:
+    while len(found := [process for process in children_of(parent) if process not in before]) < number:
+        assert time.monotonic() < deadline, f"only {found}"
         time.sleep(0.05)
-    assert len(found) >= number
     return found
