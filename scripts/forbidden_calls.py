@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 FORBIDDEN = {
@@ -31,6 +31,9 @@ FORBIDDEN = {
     "os.system": "use subprocess.run with a list",
     "os.popen": "use subprocess.run with a list",
 }
+INSIDE_THE_SANDBOX = ("groat", "tasks", "sandbox", "inside")
+"""The folder whose code runs in confined processes only. What runs programs is allowed there, and nowhere else."""
+RUNS_PROGRAMS = {"exec", "compile"}
 FORBIDDEN_ARGUMENTS = {("shell", True), ("allow_pickle", True), ("weights_only", False), ("trust_remote_code", True)}
 
 
@@ -39,13 +42,17 @@ def main(folders: list[str]) -> None:
         f"{path}:{line}: {problem}"
         for folder in folders
         for path in sorted(Path(folder).rglob("*.py"))
-        for line, problem in problems_in(path.read_text(encoding="utf-8"))
+        for line, problem in problems_in(path.read_text(encoding="utf-8"), allowed_in(path))
     ]
     if problems:
         sys.exit("\n".join(problems))
 
 
-def problems_in(source: str) -> Iterator[tuple[int, str]]:
+def allowed_in(path: Path) -> set[str]:
+    return RUNS_PROGRAMS if path.parent.parts[-4:] == INSIDE_THE_SANDBOX else set()
+
+
+def problems_in(source: str, allowed: Collection[str] = ()) -> Iterator[tuple[int, str]]:
     """Line and complaint for each forbidden name, under whatever alias it was imported."""
     tree = ast.parse(source)
     aliases = dict(_aliases(tree))
@@ -55,7 +62,7 @@ def problems_in(source: str) -> Iterator[tuple[int, str]]:
             continue
         for name in _names(node, aliases):
             found = next((known for known in FORBIDDEN if name == known or name.startswith(f"{known}.")), None)
-            if found:
+            if found and found not in allowed:
                 yield node.lineno, f"{name}: {FORBIDDEN[found]}"
         if isinstance(node, ast.keyword) and _constant(node) in FORBIDDEN_ARGUMENTS:
             yield node.value.lineno, f"{ast.unparse(node)} is not allowed"

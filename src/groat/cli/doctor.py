@@ -35,6 +35,7 @@ def _findings() -> dict[str, str]:
         "gpu": _gpu(),
         "memory": _memory(),
         "cache": _cache_folder(),
+        "sandbox": _sandbox(),
         "demo model": _demo_model(),
     }
 
@@ -104,6 +105,19 @@ def _cache_folder() -> str:
     from groat.model.gguf_files import converted_models
 
     return f"{HF_HUB_CACHE} (models from the hub), {converted_models()} (converted models)"
+
+
+def _sandbox() -> str:
+    """For programs that a model wrote."""
+    from groat.tasks.sandbox import Sandbox, SandboxError
+
+    sandbox = Sandbox()
+    try:
+        return f"by {sandbox.check()}"
+    except SandboxError as error:
+        return f"none: {error}"
+    finally:
+        sandbox.close()
 
 
 def _demo_model() -> str:

@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from groat.tasks.answers import exact_answer, numeric_answer
+from groat.tasks.code_reward import all_code_tests_reward, code_tests_reward
 from groat.tasks.combinators import gate, weighted_sum
 from groat.tasks.countdown import countdown_answer, countdown_numbers
 from groat.tasks.formats import think_format, xml_format, xml_share
@@ -52,6 +53,8 @@ FACTORIES: dict[str, Callable[..., Callable[..., Any]]] = {
     "regex": regex,
     "json_schema": json_schema,
     "llm_judge": llm_judge,
+    "code_tests": code_tests_reward,
+    "all_code_tests": all_code_tests_reward,
 }
 """Rewards that take options; the name alone is the reward with its defaults."""
 
