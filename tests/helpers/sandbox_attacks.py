@@ -238,7 +238,7 @@ import os
 os.chdir('/')
 for _ in range(50):
     os.chdir('..')
-print('ESCAPED' if os.path.exists('proc') or os.path.exists('home') else 'held')
+print('ESCAPED' if {'proc', 'home', 'boot'} & set(os.listdir()) - {'PYTHON_TOP'} else 'held')
 try:
     os.chroot('/tmp')
     print('ESCAPED')

@@ -30,8 +30,8 @@ class ModelConfig(Strict):
     does without."""
     compute: Literal["auto", "f32", "int8"] = "auto"
     """What products with weights stored in int8, nf4 or both are computed in. int8 rounds activations too, to 8 bits
-    with a scale for each row and 64 inputs: a few times as fast, on x86 CPUs with AVX512-VNNI only. auto: int8 where it
-    can be, f32 elsewhere. Other weights are always computed with in f32."""
+    with a scale for each row and 128 inputs: a few times as fast, on x86 CPUs with AVX512-VNNI only. auto: int8 where
+    it can be, f32 elsewhere. Other weights are always computed with in f32."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,7 +234,7 @@ class MemoryConfig(Strict):
     budget: Annotated[str | None, tyro.conf.arg(aliases=["--budget"])] = None
     """The most the process may hold, such as 3GiB or 2500MB; None: no limit is planned for."""
     storage: StorageChoice | None = None
-    """How the frozen weights are stored: f32, bf16, int8 (a scale for 64 inputs of an output), nf4 (QLoRA; embedding
+    """How the frozen weights are stored: f32, bf16, int8 (a scale for 128 inputs of an output), nf4 (QLoRA; embedding
     and head in int8) or dynamic (each matrix in nf4, int8 or bf16, where the bytes help most). None: chosen by the
     plan, f32 unless the budget needs less."""
     sensitivities: str | None = None

@@ -26,7 +26,7 @@ _KINDS: tuple[StorageChoice, ...] = ("f32", "bf16", "int8", "dynamic", "nf4")
 _STORAGE_REASONS: Mapping[StorageChoice, str] = {
     "f32": "the frozen weights exactly as they are computed with",
     "bf16": "half the bytes of fp32; most checkpoints lose nothing",
-    "int8": "a quarter of fp32, a scale for 64 weights; a rounding far below the sampling noise",
+    "int8": "a quarter of fp32, a scale for 128 weights; a rounding far below the sampling noise",
     "dynamic": "4 bits, and more where the measured damage is worst",
     "nf4": "QLoRA: about an eighth of fp32, embedding and head in int8",
 }

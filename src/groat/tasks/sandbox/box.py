@@ -14,6 +14,8 @@ from typing import Literal
 Builder = Literal["bubblewrap", "namespaces"]
 
 _INSIDE = Path(__file__).parent / "inside"
+_INSIDE_THE_BOX = "/etc/groat"
+"""Where bubblewrap shows it: no folder that groat lies in is seen."""
 _LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache")
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
 
@@ -38,14 +40,16 @@ class Box:
             "readable": [*readable, *_DEVICES] if self.builder == "namespaces" else None,
             "packages": [str(folder) for folder in self.packages],
         }
-        python = [str(self.python), "-s", "-S", "-P", "-B", str(_INSIDE), json.dumps(settings)]
-        return python if self.builder == "namespaces" else [*_bubblewrap(readable), *python]
+        python = [str(self.python), "-s", "-S", "-P", "-B"]
+        if self.builder == "namespaces":
+            return [*python, str(_INSIDE), json.dumps(settings)]
+        return [*_bubblewrap(readable), *python, _INSIDE_THE_BOX, json.dumps(settings)]
 
     def _readable(self) -> Iterator[str]:
         """What is there of it; no path lies in another."""
         paths = {*_LIBRARIES, str(Path(sys.base_prefix).resolve() / "lib"), *map(str, self.packages)}
         if self.builder == "bubblewrap":  # Python is started inside
-            paths |= {str(self.python), str(_INSIDE)}
+            paths.add(str(self.python))
         for path in sorted(paths):
             if Path(path).exists() and not any(other != path and Path(path).is_relative_to(other) for other in paths):
                 yield path
@@ -65,4 +69,5 @@ def _bubblewrap(readable: Sequence[str]) -> list[str]:
         for parent in reversed(Path(path).parents[:-1]):  # otherwise bubblewrap makes them for root alone
             arguments += ["--dir", str(parent)]
         arguments += ["--dev-bind" if path in _DEVICES else "--ro-bind", path, path]
+    arguments += ["--dir", "/etc", "--ro-bind", str(_INSIDE), _INSIDE_THE_BOX]
     return [*arguments, "--dir", "/tmp", "--remount-ro", "/", "--chdir", "/", "--"]
