@@ -6,6 +6,7 @@
 // smallest difference into a step.
 
 #include "attention.h"
+#include "workers.h"
 
 #include <cstring>
 
@@ -289,40 +290,50 @@ void groat_attend(const float* queries, float* out, float* lse, const Span* span
   const long num_tasks = tasks.size();
   // While decoding, a thread takes several tasks that follow one another, and so knows its next one.
   const long at_once = decodes ? std::max(1L, num_tasks / (4 * threads)) : 1;
+  const auto attend = [&](long number, Room& room) {
+    const Task& task = tasks[number];
+    room.clear();
+    Running running(task, queries, room);
+    Block block(shape, room);
+    if ((number + 1) % at_once && number + 1 < num_tasks) {
+      const Task& next = tasks[number + 1];
+      block.ahead = Ahead(runs[next.span->first_run + next.span->runs - 1], next.kv_head, size);
+    }
+    Walk walk{runs + task.span->first_run, task.kv_head};
+    for (long start = 0; start < task.num_keys(); start += KEYS) {
+      walk.next(int(std::min(long(KEYS), task.num_keys() - start)), block);
+      block.pack();
+      running.attend(block, start);
+    }
+    running.finish(out, lse);
+  };
+  const long lines = Running::lines(most, shape) + Block::lines(shape);
+  if (member()) {
+    by_workers(threads, [&](const Worker& worker) {
+      Room room(lines);
+      worker.each(num_tasks, [&](long number) { attend(number, room); });
+    });
+    return;
+  }
 #pragma omp parallel num_threads(threads)
   {
-    Room room(Running::lines(most, shape) + Block::lines(shape));
+    Room room(lines);
 #pragma omp for schedule(dynamic, at_once)
-    for (long number = 0; number < num_tasks; number++) {
-      const Task& task = tasks[number];
-      room.clear();
-      Running running(task, queries, room);
-      Block block(shape, room);
-      if ((number + 1) % at_once && number + 1 < num_tasks) {
-        const Task& next = tasks[number + 1];
-        block.ahead = Ahead(runs[next.span->first_run + next.span->runs - 1], next.kv_head, size);
-      }
-      Walk walk{runs + task.span->first_run, task.kv_head};
-      for (long start = 0; start < task.num_keys(); start += KEYS) {
-        walk.next(int(std::min(long(KEYS), task.num_keys() - start)), block);
-        block.pack();
-        running.attend(block, start);
-      }
-      running.finish(out, lse);
-    }
+    for (long number = 0; number < num_tasks; number++) attend(number, room);
   }
 }
 
 // One new token per row: keys and values [S, kv heads, D] into slots of an arena [slots, kv heads, length, D].
 void groat_remember(const float* keys, const float* values, float* arena_keys, float* arena_values,
                     const int64_t* slots, const int64_t* lengths, long rows, long kv_heads, long length, long size) {
-  for (long row = 0; row < rows; row++)
+  in_parallel(rows, 1, [&](long row) {
     for (long head = 0; head < kv_heads; head++) {
       const long from = (row * kv_heads + head) * size;
       const long to = ((slots[row] * kv_heads + head) * length + lengths[row]) * size;
       std::memcpy(arena_keys + to, keys + from, size * sizeof(float));
       std::memcpy(arena_values + to, values + from, size * sizeof(float));
     }
+  });
 }
 
 }  // extern "C"

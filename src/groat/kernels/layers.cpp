@@ -17,16 +17,18 @@ struct Past {  // as in layers.py
 void groat_decode(const DecoderLayer* layers, long num_layers, const DecoderShape* shape, const Tokens* tokens,
                   const Past* past, float* hidden, float* memory, int threads) {
   const Forward forward(*shape, *tokens, threads);
-  for (long index = 0; index < num_layers; index++) {
-    Room room{memory};
-    const DecoderLayer& layer = layers[index];
-    const Activations here(room, layer, *shape, tokens->rows);
-    forward.project(layer, hidden, here, room);
-    groat_remember(here.keys, here.values, past->keys[index], past->values[index], past->slots, past->places,
-                   tokens->rows, shape->kv_heads, past->arena_length, shape->head_size);
-    forward.attend(here, past->runs + index * past->num_runs, nullptr);
-    forward.finish(layer, hidden, here, hidden, room);
-  }
+  as_a_team(threads, [&] {
+    for (long index = 0; index < num_layers; index++) {
+      Room room{memory};
+      const DecoderLayer& layer = layers[index];
+      const Activations here(room, layer, *shape, tokens->rows);
+      forward.project(layer, hidden, here, room);
+      groat_remember(here.keys, here.values, past->keys[index], past->values[index], past->slots, past->places,
+                     tokens->rows, shape->kv_heads, past->arena_length, shape->head_size);
+      forward.attend(here, past->runs + index * past->num_runs, nullptr);
+      forward.finish(layer, hidden, here, hidden, room);
+    }
+  });
 }
 
 }  // extern "C"

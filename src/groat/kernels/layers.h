@@ -136,8 +136,9 @@ class Forward {
     multiply(layer.qkv, normed, qkv, to.qkv_down, room);
     place({qkv, width, heads}, layer, layer.query_norm, to.plain_queries, to.queries, room);
     place({qkv + heads * size, width, kv_heads}, layer, layer.key_norm, to.plain_keys, to.keys, room);
-    for (long row = 0; row < rows; row++)
+    in_parallel(rows, 1, [&](long row) {
       std::copy_n(qkv + row * width + (heads + kv_heads) * size, kv_heads * size, to.values + row * kv_heads * size);
+    });
   }
 
   void attend(const Activations& to, const Run* runs, float* lse) const {
@@ -186,7 +187,7 @@ class Forward {
       return;
     }
     float* normed = room.take(rows * width);
-    for (long row = 0; row < rows; row++) std::copy_n(heads.first + row * heads.stride, width, plain + row * width);
+    in_parallel(rows, 1, [&](long row) { std::copy_n(heads.first + row * heads.stride, width, plain + row * width); });
     norm(plain, weight, normed, rows * heads.count, size, room);
     groat_rotate(normed, width, tokens.cosines, tokens.sines, 1.0f, to, rows, heads.count, size, half, threads);
   }
