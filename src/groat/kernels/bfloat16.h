@@ -214,7 +214,7 @@ inline void add_in_halves(const float* left, const PlainColumns& right, float* o
 }
 
 // out[rows, width] = g W, turned as the rows of W are; and what the adapter adds to it, with grad_down = alpha g B_p for
-// each part p. `scratch`: ADAPTED_FLOATS a row, and a whole tile of columns for each tile of each B.
+// each part p. `scratch`: room for a chunk, twice, and a whole tile of columns a row for each tile of each B.
 template <class Weights>
 void adapted_product_in_halves(const Weights& weights, const float* grad, long grad_stride, float* out, long out_stride,
                                long rows, long width, const AdapterBackward* adapter, bool is_turned, float* scratch,

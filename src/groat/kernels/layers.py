@@ -121,9 +121,6 @@ class TreeTokens:
         self._kept = (*turns, spans)
         self._tokens = _tokens(turns, spans)
 
-    def __len__(self) -> int:
-        return int(self._tokens.rows)
-
     def arguments(self) -> tuple[int, int, int]:
         """As the kernels take them."""
         return ctypes.addressof(self._tokens), self._runs.ctypes.data, len(self._runs)
@@ -161,7 +158,8 @@ class CompiledLayers:
             epsilon=shape.norm_epsilon,
             adapter_scale=shape.adapter_scale,
         )
-        self._sizes = _RowSizes.of(layers[0], shape)
+        # Layers stored in different kinds need different room: there is enough for each.
+        self._sizes = _RowSizes(*map(max, zip(*(_RowSizes.of(layer, shape) for layer in layers), strict=True)))
 
     def decode(self, hidden_SH: torch.Tensor, turns: Turns, past: Past) -> torch.Tensor:
         """The residual stream after the last layer, in place of `hidden_SH`; the new keys and values are remembered.

@@ -7,9 +7,9 @@ import random
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import overload
 
 from groat.tasks.arithmetic_templates import NAMES, TEMPLATES, THINGS, Template
+from groat.tasks.made_problems import MadeProblems
 from groat.types import Message, Problem, UserError
 
 NUM_HELD_OUT = 200
@@ -31,7 +31,7 @@ class Exercise:
 
 
 @dataclass(frozen=True)
-class ArithmeticStream(Sequence[Problem]):
+class ArithmeticStream(MadeProblems):
     """`length` training problems of one seed, each made when it is asked for.
 
     None repeats the template and numbers of a held-out exercise, whatever the names in it.
@@ -45,19 +45,7 @@ class ArithmeticStream(Sequence[Problem]):
         default_factory=lambda: _held_out_signatures(), init=False, repr=False, compare=False
     )
 
-    def __len__(self) -> int:
-        return self.length
-
-    @overload
-    def __getitem__(self, index: int) -> Problem: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Problem]: ...
-    def __getitem__(self, index: int | slice) -> Problem | list[Problem]:
-        if isinstance(index, slice):
-            return [self._problem(position) for position in range(self.length)[index]]
-        return self._problem(range(self.length)[index])
-
-    def _problem(self, position: int) -> Problem:
+    def made(self, position: int) -> Problem:
         generator = random.Random(f"groat arithmetic train {self.seed} {position}")
         exercise = _new_exercise(generator, generator.choice(self.num_steps), self._taken)
         return _problem(f"arithmetic-{self.seed}-{position:05d}", exercise, self.opening)

@@ -7,10 +7,11 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, overload
+from typing import Any
 
 from groat.tasks.explained import Explained
 from groat.tasks.extraction import marked_answer, said_text
+from groat.tasks.made_problems import MadeProblems
 from groat.tasks.safe_arithmetic import Evaluated, NoExpressionError, evaluated
 from groat.tasks.verifiers import Completions, completion_text
 from groat.types import Message, Problem, UserError
@@ -40,7 +41,7 @@ class Exercise:
 
 
 @dataclass(frozen=True)
-class CountdownStream(Sequence[Problem]):
+class CountdownStream(MadeProblems):
     """`length` training problems of one seed, each made when it is asked for; none is a held-out one."""
 
     seed: int
@@ -48,19 +49,7 @@ class CountdownStream(Sequence[Problem]):
     opening: tuple[Message, ...] = ()
     length: int = 20_000
 
-    def __len__(self) -> int:
-        return self.length
-
-    @overload
-    def __getitem__(self, index: int) -> Problem: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Problem]: ...
-    def __getitem__(self, index: int | slice) -> Problem | list[Problem]:
-        if isinstance(index, slice):
-            return [self._problem(position) for position in range(self.length)[index]]
-        return self._problem(range(self.length)[index])
-
-    def _problem(self, position: int) -> Problem:
+    def made(self, position: int) -> Problem:
         generator = random.Random(f"groat countdown train {self.seed} {position}")
         exercise = _exercise(generator, generator.choice(self.num_operands), is_held_out=False)
         return _problem(f"countdown-{self.seed}-{position:05d}", exercise, self.opening)

@@ -126,16 +126,20 @@ def _arithmetic(config: TaskConfig, seed: int) -> Task:
         RewardFunction(name="right_steps", function=right_steps, weight=0.5),
         RewardFunction(name="written_steps", function=written_steps, weight=0.2),
     )
-    if config.reward_funcs:
-        columns = ("answer", "num_steps", "solution")
-        rewards = reward_functions(config.reward_funcs, config.reward_weights, columns, _isolated_seconds(config))
     return Task(
         name="arithmetic",
         train=ArithmeticStream(seed, num_steps, opening),
         held_out=held_out_arithmetic(num_steps, opening),
-        rewards=rewards,
+        rewards=_asked_for(config, ("answer", "num_steps", "solution")) or rewards,
         is_correct=lambda problem, text: has_correct_answer(text, problem.columns["answer"]),
     )
+
+
+def _asked_for(config: TaskConfig, columns: Sequence[str]) -> tuple[RewardFunction, ...]:
+    """The configured rewards, for rows with these columns; none where the task's own are to be used."""
+    if not config.reward_funcs:
+        return ()
+    return reward_functions(config.reward_funcs, config.reward_weights, columns, _isolated_seconds(config))
 
 
 def _isolated_seconds(config: TaskConfig) -> float | None:
@@ -148,14 +152,11 @@ def _countdown(config: TaskConfig, seed: int) -> Task:
         RewardFunction(name="countdown_answer", function=countdown_answer, weight=1.0),
         RewardFunction(name="countdown_numbers", function=countdown_numbers, weight=0.1),
     )
-    if config.reward_funcs:
-        columns = ("nums", "target", "answer")
-        rewards = reward_functions(config.reward_funcs, config.reward_weights, columns, _isolated_seconds(config))
     return Task(
         name="countdown",
         train=CountdownStream(seed, config.num_operands, opening),
         held_out=held_out_countdown(config.num_operands, opening),
-        rewards=rewards,
+        rewards=_asked_for(config, ("nums", "target", "answer")) or rewards,
         is_correct=lambda problem, text: answer_verdict(text, problem.columns["nums"], problem.columns["target"]) >= 1,
     )
 
@@ -163,16 +164,11 @@ def _countdown(config: TaskConfig, seed: int) -> Task:
 def _gym(config: TaskConfig, seed: int) -> Task:
     gym = gym_from(config.name)
     own = RewardFunction(name="reasoning_gym", function=gym_reward(gym))
-    rewards = (own,)
-    if config.reward_funcs:
-        rewards = reward_functions(
-            config.reward_funcs, config.reward_weights, ("answer", "gym_place"), _isolated_seconds(config)
-        )
     return Task(
         name=gym.dataset,
         train=gym_problems(gym, seed, NUM_TRAIN, config.system_prompt),
         held_out=gym_problems(gym, HELD_OUT_SEED, NUM_HELD_OUT, config.system_prompt),
-        rewards=rewards,
+        rewards=_asked_for(config, ("answer", "gym_place")) or (own,),
         is_correct=partial(_is_rewarded, Grader([own], config.reward_timeout_seconds)),
     )
 

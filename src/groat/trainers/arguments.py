@@ -78,6 +78,23 @@ def dataset_rows(dataset: Any, argument: str) -> Rows:
     return cast(Rows, dataset)
 
 
+INSTEAD_OF_SHARED = {
+    "reward_processing_classes": "reward functions get text; leave it out",
+    "optimizers[0]": "the options optim, learning_rate and adam_* set the optimizer",
+    "optimizers[1]": "lr_scheduler_type and warmup_steps set the schedule",
+    "quantization_config": "state args.budget, and groat plans for it",
+}
+"""What to do in place of arguments that several of TRL's trainers have."""
+
+
+def shared_others(
+    reward_processing_classes: Any, optimizers: tuple[Any, Any], quantization_config: Any = None
+) -> dict[str, tuple[Any, str]]:
+    """For `refuse_others`: what was given of these."""
+    given = (reward_processing_classes, *optimizers, quantization_config)
+    return {name: (value, INSTEAD_OF_SHARED[name]) for name, value in zip(INSTEAD_OF_SHARED, given, strict=True)}
+
+
 def refuse_others(trainer: str, others: Mapping[str, tuple[Any, str]]) -> None:
     """UserError for arguments of TRL's trainer that groat does not have; by name, what was given and what to do."""
     for name, (value, instead) in others.items():

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from os import PathLike
 from typing import Any
 
-from groat.trainers.arguments import RewardFunc, refuse_others
+from groat.trainers.arguments import RewardFunc, refuse_others, shared_others
 from groat.trainers.config import GRPOConfig
 from groat.trainers.trainer import Trainer
 
@@ -38,10 +38,7 @@ class GRPOTrainer(Trainer):
         refuse_others(
             "GRPOTrainer",
             {
-                "reward_processing_classes": (reward_processing_classes, "reward functions get text; leave it out"),
-                "optimizers[0]": (optimizers[0], "the options optim, learning_rate and adam_* set the optimizer"),
-                "optimizers[1]": (optimizers[1], "lr_scheduler_type and warmup_steps set the schedule"),
-                "quantization_config": (quantization_config, "state args.budget, and groat plans for it"),
+                **shared_others(reward_processing_classes, optimizers, quantization_config),
                 "tools": (tools, "groat has no tools; leave it out"),
                 "rollout_func": (rollout_func, "groat samples with its own sampler; leave it out"),
                 "environment_factory": (environment_factory, "groat has no environments; leave it out"),

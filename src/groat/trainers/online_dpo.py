@@ -7,7 +7,7 @@ from os import PathLike
 from typing import Any
 
 from groat.tasks.judges import Judge, judged
-from groat.trainers.arguments import RewardFunc, refuse_others
+from groat.trainers.arguments import RewardFunc, refuse_others, shared_others
 from groat.trainers.config import OnlineDPOConfig
 from groat.trainers.trainer import Trainer
 from groat.types import UserError
@@ -45,9 +45,7 @@ class OnlineDPOTrainer(Trainer):
                 "data_collator": (data_collator, "rows are taken as they are; leave it out"),
                 "compute_metrics": (compute_metrics, "reward functions may call log_metric"),
                 "preprocess_logits_for_metrics": (preprocess_logits_for_metrics, "no logits are kept; leave it out"),
-                "reward_processing_classes": (reward_processing_classes, "reward functions get text; leave it out"),
-                "optimizers[0]": (optimizers[0], "the options optim, learning_rate and adam_* set the optimizer"),
-                "optimizers[1]": (optimizers[1], "lr_scheduler_type and warmup_steps set the schedule"),
+                **shared_others(reward_processing_classes, optimizers),
             },
         )
         if judge is not None:

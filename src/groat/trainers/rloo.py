@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from os import PathLike
 from typing import Any
 
-from groat.trainers.arguments import RewardFunc, refuse_others
+from groat.trainers.arguments import RewardFunc, refuse_others, shared_others
 from groat.trainers.config import RLOOConfig
 from groat.trainers.trainer import Trainer
 
@@ -28,15 +28,7 @@ class RLOOTrainer(Trainer):
         quantization_config: Any = None,
         peft_config: Any = None,
     ) -> None:
-        refuse_others(
-            "RLOOTrainer",
-            {
-                "reward_processing_classes": (reward_processing_classes, "reward functions get text; leave it out"),
-                "optimizers[0]": (optimizers[0], "the options optim, learning_rate and adam_* set the optimizer"),
-                "optimizers[1]": (optimizers[1], "lr_scheduler_type and warmup_steps set the schedule"),
-                "quantization_config": (quantization_config, "state args.budget, and groat plans for it"),
-            },
-        )
+        refuse_others("RLOOTrainer", shared_others(reward_processing_classes, optimizers, quantization_config))
         super().__init__(
             model,
             reward_funcs,

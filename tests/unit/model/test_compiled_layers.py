@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -98,6 +99,14 @@ def test_every_family(changes: dict[str, Any], tokens: int, two_threads: None):
 def test_every_storage_kind(kind: Kind, tokens: int, two_threads: None):
     decoder = quantized(kind)
     assert_same_gradients(decoder, tiny_adapter(decoder.spec), tokens)
+
+
+def test_layers_stored_in_different_kinds_have_room_for_the_greediest(two_threads: None):
+    """Plain weights, those of the first layer, need none beside the result; int8 and NF4 do."""
+    plain, rounded = quantized("bf16"), quantized("int8")
+    weights = replace(plain.weights, layers=(plain.weights.layers[0], rounded.weights.layers[1]))
+    decoder = Decoder(plain.spec, weights)
+    assert_same_gradients(decoder, tiny_adapter(decoder.spec), MANY)
 
 
 @pytest.mark.parametrize("kind", ["int8", "nf4"])

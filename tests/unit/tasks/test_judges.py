@@ -52,4 +52,4 @@ def test_overlong_penalty_by_hand() -> None:
     penalty = soft_overlong(10, 4)
     assert penalty.name == "soft_overlong"
     ids = [[0] * length for length in (0, 6, 7, 8, 10)]
-    assert penalty.function(completion_ids=ids) == [0, 0, -0.25, -0.5, -1]
+    assert penalty.function(["x"] * len(ids), completion_ids=ids) == [0, 0, -0.25, -0.5, -1]

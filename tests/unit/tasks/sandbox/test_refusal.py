@@ -50,7 +50,7 @@ from groat.tasks.sandbox import SandboxError
 shut()
 try:
     reward = load_reward("code_tests")
-    reward(["```\\nopen({str(tmp_path / "ran")!r}, 'w')\\n```"], [["assert True"]])
+    reward(["```\\nopen({str(tmp_path / "ran")!r}, 'w')\\n```"], tests=[["assert True"]])
 except SandboxError as error:
     print("refused", error)
 """
