@@ -100,6 +100,7 @@ class _GroatSide:
         return {
             "storage": self._storage,
             "compute": self._compute,
+            "kv_cache": self.built.model.kv_storage,
             "kernels": kernels_in_use().partition(" (")[0],
             "threads": torch.get_num_threads(),
             "rank": self._parts.learner.adapter.config.r,

@@ -16,7 +16,7 @@ from benchmarks.rates import Rates
 from groat.memory.sizes import adapter_bytes, kv_bytes, matrices, matrix_bytes
 from groat.model.spec import ModelSpec
 from groat.model.storage import Storage
-from groat.types import Compute
+from groat.types import Compute, KVStorage
 
 _FLOAT = 4
 
@@ -29,6 +29,8 @@ class Policy:
     storage: Storage
     compute: Compute
     """Of products with the frozen weights; all else is in f32."""
+    kv_cache: KVStorage
+    """How the sampler keeps keys and values."""
     rank: int
     """Of the adapter."""
 
@@ -97,7 +99,7 @@ def decode_parts(policy: Policy, step: DecodeStep) -> tuple[Part, ...]:
         _adapter(policy, 2 * sequences),
         Part(
             name="attention",
-            num_bytes=(own + step.unique_prompt_tokens) * kv_bytes(spec),
+            num_bytes=(own + step.unique_prompt_tokens) * kv_bytes(spec, policy.kv_cache),
             num_operations=(own + step.prompt_tokens) * pair_operations,
             compute="f32",
         ),
@@ -127,7 +129,7 @@ def learning_parts(policy: Policy, work: Learning) -> tuple[Part, ...]:
         _adapter(policy, 6 * work.tokens, times_read=2),
         Part(
             name="attention",
-            num_bytes=2 * work.tokens * kv_bytes(spec),
+            num_bytes=2 * work.tokens * kv_bytes(spec, "f32"),
             num_operations=work.attended * pair_operations,
             compute="f32",
         ),

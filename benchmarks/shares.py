@@ -23,7 +23,13 @@ from groat.model.storage import Storage
 
 def shares(figures: Mapping[str, Any], work: Work, spec: ModelSpec, rates: Rates) -> dict[str, float]:
     """Of decoding, and of learning if the figures are a whole step's."""
-    policy = Policy(spec=spec, storage=Storage.of(figures["storage"]), compute=figures["compute"], rank=figures["rank"])
+    policy = Policy(
+        spec=spec,
+        storage=Storage.of(figures["storage"]),
+        compute=figures["compute"],
+        kv_cache=figures["kv_cache"],
+        rank=figures["rank"],
+    )
     found: dict[str, float] = {}
     if "decode_step_seconds" in figures:
         found |= _decode_shares(figures, work, policy, rates)

@@ -74,7 +74,7 @@ def vllm_environment(job: Job, spec: ModelSpec) -> dict[str, str]:
     cores = usable_cores()
     bound = {} if len(cores) == os.cpu_count() else {"VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, cores))}
     return bound | {
-        "VLLM_CPU_KVCACHE_SPACE": str(max(1, math.ceil(num_tokens * kv_bytes(spec) / 2**30))),
+        "VLLM_CPU_KVCACHE_SPACE": str(max(1, math.ceil(num_tokens * kv_bytes(spec, "f32") / 2**30))),
         "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     }

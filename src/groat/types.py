@@ -19,6 +19,9 @@ StorageChoice = StorageKind | Literal["dynamic"]
 Optim = Literal["adamw_torch_fused", "adamw_8bit"]
 """AdamW with its moments in fp32 or in 8 bits, by transformers' names."""
 
+KVStorage = Literal["f32", "int8"]
+"""How keys and values are kept; int8: rounded, with a scale for each head of a token."""
+
 Compute = Literal["f32", "int8"]
 """What products of a quantized matrix are computed in; int8: activations are rounded too, a scale per row and 64."""
 

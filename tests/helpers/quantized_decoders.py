@@ -37,6 +37,11 @@ def mapped(weights: Weights, change: Callable[[Matrix], Matrix]) -> Weights:
     )
 
 
+def in_int8(kind: Kind, spec: ModelSpec) -> Decoder:
+    """Products in int8, and keys and values too."""
+    return Decoder(spec, replace(quantized(kind, spec).weights.computed_in("int8"), kv_storage="int8"))
+
+
 def quantized(kind: Kind, spec: ModelSpec = SPEC) -> Decoder:
     """`dynamic` is what it comes to: 4, 8 and 16 bits by turns."""
     kinds = itertools.cycle(("nf4", "int8", "bf16") if kind == "dynamic" else (kind,))

@@ -3,34 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import torch
 
+from groat.kernels.kv import KV
 from groat.kernels.native import native_for
 from groat.kernels.rooms import room_like
 from groat.trees import Node
 
-RUN_FIELDS = 5
-"""number of keys, stride of a token, stride of a head, address of the keys, of the values."""
+RUN_FIELDS = 7
+"""number of keys, stride of a token, stride of a head, addresses of the keys, the values and the scales of both."""
 SPAN_FIELDS = 5
 """first row, number of rows, position of the first, first run, number of runs."""
-
-
-class Runs(NamedTuple):
-    """Keys and values [L, K, D] of some tokens that follow one another."""
-
-    keys_LKD: torch.Tensor
-    values_LKD: torch.Tensor
-
-    def fields(self, start: int, end: int) -> tuple[int, ...]:
-        """Tokens [start, end) as the kernel takes them."""
-        keys, values = self.keys_LKD, self.values_LKD
-        # The stride along a dimension of size 1 is anything.
-        assert all(size == 1 or keys.stride(i) == values.stride(i) for i, size in enumerate(keys.shape))
-        skipped = start * keys.stride(0) * keys.element_size()
-        return (end - start, keys.stride(0), keys.stride(1), keys.data_ptr() + skipped, values.data_ptr() + skipped)
 
 
 def attend_spans(
@@ -59,25 +44,26 @@ def attend_spans_backward(
     queries_TAD: torch.Tensor,
     output_TAD: torch.Tensor,
     lse_AT: torch.Tensor,
-    own: Runs,
+    own: KV,
     spans: np.ndarray,
     runs: np.ndarray,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Gradients of queries [T, A, D], keys and values [T, K, D], given what `attend_spans` found.
 
-    All `runs` lie in `own`, which is contiguous: there is nothing before the roots. The same, bit for bit, whatever the
-    number of threads; each holds the gradients of one path's keys and values for one kv head, [2, longest path, D].
+    All `runs` lie in `own`, which is contiguous and fp32: there is nothing before the roots. The same, bit for bit,
+    whatever the number of threads; each holds the gradients of one path's keys and values for one kv head,
+    [2, longest path, D].
     """
-    native = native_for(queries_TAD, own.keys_LKD)
+    native = native_for(queries_TAD, own.keys)
     assert native is not None
-    assert own.keys_LKD.is_contiguous()
+    assert own.keys.is_contiguous()
     runs = np.ascontiguousarray(runs)
     given = [tensor.contiguous() for tensor in (grad_TAD, queries_TAD, output_TAD, lse_AT)]
-    gradients = [room_like(tensor, *tensor.shape) for tensor in (queries_TAD, *own)]
-    (rows, heads, size), kv_heads = queries_TAD.shape, own.keys_LKD.shape[1]
+    gradients = [room_like(tensor, *tensor.shape) for tensor in (queries_TAD, own.keys, own.values)]
+    (rows, heads, size), kv_heads = queries_TAD.shape, own.keys.shape[1]
     native.groat_attend_backward(
         *(tensor.data_ptr() for tensor in given),
-        *(own.keys_LKD.data_ptr(), spans.ctypes.data, len(spans), runs.ctypes.data),
+        *(own.keys.data_ptr(), spans.ctypes.data, len(spans), runs.ctypes.data),
         *(tensor.data_ptr() for tensor in gradients),
         *(rows, heads, kv_heads, size, torch.get_num_threads()),
     )
@@ -85,7 +71,7 @@ def attend_spans_backward(
     return grad_q_TAD, grad_k_TKD, grad_v_TKD
 
 
-def tree_spans(nodes: Sequence[Node], own: Runs, before: Mapping[int, Sequence[Runs]]) -> tuple[np.ndarray, np.ndarray]:
+def tree_spans(nodes: Sequence[Node], own: KV, before: Mapping[int, Sequence[KV]]) -> tuple[np.ndarray, np.ndarray]:
     """A span for each node of a forest, and the runs of its path. `before` has what comes before some of the roots, by
     their number."""
     spans: list[tuple[int, ...]] = []
@@ -93,7 +79,7 @@ def tree_spans(nodes: Sequence[Node], own: Runs, before: Mapping[int, Sequence[R
     outside: list[tuple[int, ...]] = []
     for index, path in enumerate(_paths(nodes)):
         if len(path) == 1:
-            outside = [run.fields(0, len(run.keys_LKD)) for run in before.get(index, ())]
+            outside = [run.fields(0, len(run.keys)) for run in before.get(index, ())]
         here = [*outside, *(own.fields(node.start, node.end) for node in path)]
         spans.append(_span(path[-1], here, len(runs)))
         runs.extend(here)
@@ -127,27 +113,23 @@ def _span(node: Node, runs: Sequence[tuple[int, ...]], first_run: int) -> tuple[
     return node.start, node.end - node.start, sum(run[0] for run in runs[:-1]), first_run, len(runs)
 
 
-def has_native_attention(keys: torch.Tensor) -> bool:
-    """Whether keys of this kind can be attended to by `attend_spans`."""
-    return native_for(keys) is not None
+def has_native_attention(kv: KV, *queries_TAD: torch.Tensor) -> bool:
+    """Whether these can go to `attend_spans`."""
+    return native_for(kv.keys if kv.key_scales is None else kv.key_scales, *queries_TAD) is not None
 
 
 def remember(
-    keys_SKD: torch.Tensor,
-    values_SKD: torch.Tensor,
-    arena_keys_CKLD: torch.Tensor,
-    arena_values_CKLD: torch.Tensor,
-    slots_S: torch.Tensor,
-    places_S: torch.Tensor,
+    keys_SKD: torch.Tensor, values_SKD: torch.Tensor, arena: KV, slots_S: torch.Tensor, places_S: torch.Tensor
 ) -> None:
-    """Write each row's new key and value into its slot, at its place."""
-    native = native_for(keys_SKD, values_SKD, arena_keys_CKLD, arena_values_CKLD)
+    """Write each row's new key and value into its slot of the arena [C, K, L, D], at its place; rounded if it is."""
+    native = native_for(keys_SKD, values_SKD)
     if native is None or not (keys_SKD.is_contiguous() and values_SKD.is_contiguous()):
-        arena_keys_CKLD[slots_S, :, places_S] = keys_SKD
-        arena_values_CKLD[slots_S, :, places_S] = values_SKD
+        kept = KV.keep(keys_SKD, values_SKD, arena.storage)
+        arena.put((slots_S, slice(None), places_S), kept)
         return
     rows, kv_heads, size = keys_SKD.shape
+    arena_keys, arena_values = np.array(arena.addresses(), np.int64).reshape(2, 2).T.copy()
     native.groat_remember(
-        *(keys_SKD.data_ptr(), values_SKD.data_ptr(), arena_keys_CKLD.data_ptr(), arena_values_CKLD.data_ptr()),
-        *(slots_S.data_ptr(), places_S.data_ptr(), rows, kv_heads, arena_keys_CKLD.shape[2], size),
+        *(keys_SKD.data_ptr(), values_SKD.data_ptr(), arena_keys.ctypes.data, arena_values.ctypes.data),
+        *(slots_S.data_ptr(), places_S.data_ptr(), rows, kv_heads, arena.keys.shape[2], size),
     )

@@ -8,8 +8,6 @@
 #include "attention.h"
 #include "workers.h"
 
-#include <cstring>
-
 #if defined(__AVX__)
 #include <immintrin.h>
 #endif
@@ -60,52 +58,69 @@ inline float largest_lane(Vec value) {
 // What the next task will read of its own tokens, asked for little by little while this one computes. In four places at
 // once, because the CPU goes on reading from each of them by itself.
 struct Ahead {
-  static constexpr long LINE = 16, MOST = 1 << 15;  // floats: 128 KiB of keys and of values wait in the second cache
-  const float* places[4] = {};
+  static constexpr long LINE = 64, MOST = 1 << 17;  // so many bytes of keys and of values wait in the second cache
+  const char* places[4] = {};
   long lines_left = 0;  // in each place
 
   Ahead() = default;
-  Ahead(const Run& run, long kv_head, long size) {
+  Ahead(const Run& run, long kv_head, long size, long number_bytes) {
     if (run.token_stride != size) return;
-    lines_left = std::min(run.count * size, MOST) / LINE / 2;
-    const float *keys = run.keys + kv_head * run.head_stride, *values = run.values + kv_head * run.head_stride;
-    places[0] = keys, places[1] = values, places[2] = keys + lines_left * LINE, places[3] = values + lines_left * LINE;
+    lines_left = std::min(run.count * size * number_bytes, MOST) / LINE / 2;
+    const long skipped = kv_head * run.head_stride * number_bytes;
+    places[0] = static_cast<const char*>(run.keys) + skipped, places[1] = static_cast<const char*>(run.values) + skipped;
+    places[2] = places[0] + lines_left * LINE, places[3] = places[1] + lines_left * LINE;
   }
   void fetch(long lines) {
+    if (!lines_left) return;
     lines = std::min(lines, lines_left);
-    for (const float*& place : places)
+    for (const char*& place : places)
       for (long line = 0; line < lines; line++, place += LINE) __builtin_prefetch(place, 0, 2);
     lines_left -= lines;
   }
 };
 
-// Up to KEYS keys, and their values as rows of whole vectors. In `packed` the keys lie as they are multiplied: for
-// every TOGETHER of them vectors with four numbers of each.
+// Of one kv head, a token's numbers.
+template <class Number>
+struct Head {
+  const Number* numbers;
+  float scale;  // of int8
+
+  Vec part(long column, long size) const { return exact(load_part(numbers + column, size - column), scale); }
+};
+
+// Values as rows of a product.
+template <class Number>
+struct ValueRows {
+  const Head<Number>* heads;
+  long size;
+
+  Vec part(long row, long column) const { return heads[row].part(column, size); }
+  ValueRows from(long row) const { return {heads + row, size}; }
+};
+
+// Up to KEYS keys and their values. In `packed` the keys lie as they are multiplied: for every TOGETHER of them vectors with
+// four numbers of each.
+template <class Number>
 struct Block {
-  const float *keys[KEYS], *values[KEYS];
+  Head<Number> keys[KEYS], values[KEYS];
   int count;
   long size, padded;
-  float *packed, *padded_values;
+  float* packed;
   Ahead ahead;
 
-  Block(const Shape& shape, Room& room)
-      : size(shape.size), padded(shape.padded()), packed(room.take(KEYS * padded)),
-        padded_values(room.take(KEYS * padded)) {}
-  static long lines(const Shape& shape) { return 2 * Room::lines_of(KEYS * shape.padded()); }
+  Block(const Shape& shape, Room& room) : size(shape.size), padded(shape.padded()), packed(room.take(KEYS * padded)) {}
+  static long lines(const Shape& shape) { return Room::lines_of(KEYS * shape.padded()); }
+
+  ValueRows<Number> value_rows() const { return {values, size}; }
 
   void pack() {
     const int whole = (count + LANES - 1) / LANES * LANES;
     for (int key = count; key < whole; key++) keys[key] = keys[0];
     float* to = packed;
-    for (int key = 0; key < whole; key += TOGETHER)
-      for (long column = 0; column < size; column += LANES) {
-        Vec rows[TOGETHER];
-        for (int i = 0; i < TOGETHER; i++) rows[i] = load_part(keys[key + i] + column, size - column);
-        ahead.fetch(1);
-        turn<FOUR>(rows);
-        for (int i = 0; i < TOGETHER; i++, to += LANES) store(to, rows[i]);
-      }
-    if (size < padded) pad_values();
+    for (int key = 0; key < whole; key += TOGETHER) {
+      ahead.fetch(4);
+      to = pack_some(keys + key, to);
+    }
   }
 
   // Products [queries, KEYS] with the first keys, a whole vector of them at a time. Each is four sums over every fourth
@@ -119,13 +134,46 @@ struct Block {
   }
 
  private:
-  void pad_values() {
-    for (int key = 0; key < count; key++) {
-      float* row = padded_values + key * padded;
-      for (long i = 0; i < padded; i += LANES) store(row + i, load_part(values[key] + i, size - i));
-      values[key] = row;
+  // TOGETHER keys; returns where the next ones go.
+  float* pack_some(const Head<Number>* some, float* to) const {
+#if defined(__AVX512F__)
+    if constexpr (sizeof(Number) == 1)
+      if (size % 64 == 0) return pack_bytes(some, to);
+#endif
+    for (long column = 0; column < size; column += LANES) {
+      Vec rows[TOGETHER];
+      for (int i = 0; i < TOGETHER; i++) rows[i] = some[i].part(column, size);
+      turn<FOUR>(rows);
+      for (int i = 0; i < TOGETHER; i++, to += LANES) store(to, rows[i]);
     }
+    return to;
   }
+
+#if defined(__AVX512F__)
+  // The same, put in order before the bytes become fp32: a quarter of the shuffles.
+  float* pack_bytes(const Head<Number>* some, float* to) const {
+    const Vec scales = (Vec)_mm512_setr_ps(
+        some[0].scale, some[0].scale, some[0].scale, some[0].scale, some[1].scale, some[1].scale, some[1].scale,
+        some[1].scale, some[2].scale, some[2].scale, some[2].scale, some[2].scale, some[3].scale, some[3].scale,
+        some[3].scale, some[3].scale);
+    alignas(64) int8_t fours[4][64];  // of every fourth four numbers of the keys
+    for (long column = 0; column < size; column += 64) {
+      __m512i rows[TOGETHER], pairs[TOGETHER];
+      for (int i = 0; i < TOGETHER; i++) rows[i] = _mm512_loadu_si512(some[i].numbers + column);
+      for (int i = 0; i < TOGETHER; i += 2) {
+        pairs[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
+        pairs[i + 1] = _mm512_unpackhi_epi32(rows[i], rows[i + 1]);
+      }
+      for (int i = 0; i < 2; i++) {
+        _mm512_store_si512(fours[2 * i], _mm512_unpacklo_epi64(pairs[i], pairs[i + 2]));
+        _mm512_store_si512(fours[2 * i + 1], _mm512_unpackhi_epi64(pairs[i], pairs[i + 2]));
+      }
+      for (int lane = 0; lane < 4; lane++)
+        for (int i = 0; i < 4; i++, to += LANES) store(to, __builtin_convertvector(widened(fours[i] + lane * LANES), Vec) * scales);
+    }
+    return to;
+  }
+#endif
 
   // Not inlined, or the sums would share their registers with what surrounds them.
   template <int TALL>
@@ -152,22 +200,31 @@ struct Block {
 };
 
 // Goes along the runs of a span and gives out their keys a block at a time.
+template <class Number>
 struct Walk {
   const Run* run;
-  long kv_head, inside = 0;
+  long kv_head, size, inside = 0;
 
-  void next(int count, Block& block) {
+  void next(int count, Block<Number>& block) {
     block.count = count;
     for (int key = 0; key < count;) {
       const long some = std::min(long(count - key), run->count - inside);
-      const long first = inside * run->token_stride + kv_head * run->head_stride;
-      for (long i = 0; i < some; i++) {
-        block.keys[key + i] = run->keys + first + i * run->token_stride;
-        block.values[key + i] = run->values + first + i * run->token_stride;
-      }
+      heads(run->keys, run->key_scales, some, block.keys + key);
+      heads(run->values, run->value_scales, some, block.values + key);
       key += some, inside += some;
       if (inside == run->count) run++, inside = 0;
     }
+  }
+
+ private:
+  // Those of the next tokens of the run.
+  void heads(const void* numbers, const float* scales, long count, Head<Number>* to) const {
+    const long first = inside * run->token_stride + kv_head * run->head_stride;
+    const Number* from = static_cast<const Number*>(numbers) + first;
+    for (long i = 0; i < count; i++) to[i] = {from + i * run->token_stride, 1.0f};
+    if (!scales) return;
+    const float* scale = scales + first / size;
+    for (long i = 0, stride = run->token_stride / size; i < count; i++) to[i].scale = scale[i * stride];
   }
 };
 
@@ -198,7 +255,8 @@ struct Running {
   }
 
   // The keys from position `start` on.
-  void attend(Block& block, long start) {
+  template <class Number>
+  void attend(Block<Number>& block, long start) {
     const long hidden = std::max(0L, start - task.span->position - task.from) * task.shape->group();
     for (long first = hidden, count = task.num_queries(); first < count; first += WEIGHED_QUERIES) {
       const long some = std::min(long(WEIGHED_QUERIES), count - first);
@@ -263,16 +321,61 @@ struct Running {
   }
 
   // Weighed values of some queries: first of the keys that all of them see.
-  void add(const Block& block, long start, long first, long some, const float* weights) {
+  template <class Number>
+  void add(const Block<Number>& block, long start, long first, long some, const float* weights) {
     const int common = seen(first, start);
     float* to = outputs + first * padded;
-    multiply({weights, KEYS, 1}, block.values, some, padded, common, {to, padded, true});
+    multiply({weights, KEYS, 1}, block.value_rows(), some, padded, common, {to, padded, true});
     for (long i = 1; i < some; i++)
       if (const int more = seen(first + i, start) - common)
-        multiply({weights + i * KEYS + common, KEYS, 1}, block.values + common, 1, padded, more,
+        multiply({weights + i * KEYS + common, KEYS, 1}, block.value_rows().from(common), 1, padded, more,
                  {to + i * padded, padded, true});
   }
 };
+
+template <class Number>
+void attend(const Shape& shape, const float* queries, float* out, float* lse, const Span* spans, long num_spans,
+            const Run* runs, int threads) {
+  std::vector<Task> tasks = tasks_of(spans, num_spans, shape);
+  std::reverse(tasks.begin(), tasks.end());  // the longest first
+  long most = 0;
+  for (const Task& task : tasks) most = std::max(most, task.num_queries());
+  const bool decodes = most == shape.group();
+  const long num_tasks = tasks.size();
+  // While decoding, a thread takes several tasks that follow one another, and so knows its next one.
+  const long at_once = decodes ? std::max(1L, num_tasks / (4 * threads)) : 1;
+  const auto do_task = [&](long number, Room& room) {
+    const Task& task = tasks[number];
+    room.clear();
+    Running running(task, queries, room);
+    Block<Number> block(shape, room);
+    if ((number + 1) % at_once && number + 1 < num_tasks) {
+      const Task& next = tasks[number + 1];
+      block.ahead = Ahead(runs[next.span->first_run + next.span->runs - 1], next.kv_head, shape.size, sizeof(Number));
+    }
+    Walk<Number> walk{runs + task.span->first_run, task.kv_head, shape.size};
+    for (long start = 0; start < task.num_keys(); start += KEYS) {
+      walk.next(int(std::min(long(KEYS), task.num_keys() - start)), block);
+      block.pack();
+      running.attend(block, start);
+    }
+    running.finish(out, lse);
+  };
+  const long lines = Running::lines(most, shape) + Block<Number>::lines(shape);
+  if (member()) {
+    by_workers(threads, [&](const Worker& worker) {
+      Room room(lines);
+      worker.each(num_tasks, [&](long number) { do_task(number, room); });
+    });
+    return;
+  }
+#pragma omp parallel num_threads(threads)
+  {
+    Room room(lines);
+#pragma omp for schedule(dynamic, at_once)
+    for (long number = 0; number < num_tasks; number++) do_task(number, room);
+  }
+}
 
 }  // namespace
 
@@ -282,58 +385,7 @@ extern "C" {
 void groat_attend(const float* queries, float* out, float* lse, const Span* spans, long num_spans, const Run* runs,
                   long rows, long heads, long kv_heads, long size, int threads) {
   const Shape shape{rows, heads, kv_heads, size};
-  std::vector<Task> tasks = tasks_of(spans, num_spans, shape);
-  std::reverse(tasks.begin(), tasks.end());  // the longest first
-  long most = 0;
-  for (const Task& task : tasks) most = std::max(most, task.num_queries());
-  const bool decodes = most == shape.group();
-  const long num_tasks = tasks.size();
-  // While decoding, a thread takes several tasks that follow one another, and so knows its next one.
-  const long at_once = decodes ? std::max(1L, num_tasks / (4 * threads)) : 1;
-  const auto attend = [&](long number, Room& room) {
-    const Task& task = tasks[number];
-    room.clear();
-    Running running(task, queries, room);
-    Block block(shape, room);
-    if ((number + 1) % at_once && number + 1 < num_tasks) {
-      const Task& next = tasks[number + 1];
-      block.ahead = Ahead(runs[next.span->first_run + next.span->runs - 1], next.kv_head, size);
-    }
-    Walk walk{runs + task.span->first_run, task.kv_head};
-    for (long start = 0; start < task.num_keys(); start += KEYS) {
-      walk.next(int(std::min(long(KEYS), task.num_keys() - start)), block);
-      block.pack();
-      running.attend(block, start);
-    }
-    running.finish(out, lse);
-  };
-  const long lines = Running::lines(most, shape) + Block::lines(shape);
-  if (member()) {
-    by_workers(threads, [&](const Worker& worker) {
-      Room room(lines);
-      worker.each(num_tasks, [&](long number) { attend(number, room); });
-    });
-    return;
-  }
-#pragma omp parallel num_threads(threads)
-  {
-    Room room(lines);
-#pragma omp for schedule(dynamic, at_once)
-    for (long number = 0; number < num_tasks; number++) attend(number, room);
-  }
-}
-
-// One new token per row: keys and values [S, kv heads, D] into slots of an arena [slots, kv heads, length, D].
-void groat_remember(const float* keys, const float* values, float* arena_keys, float* arena_values,
-                    const int64_t* slots, const int64_t* lengths, long rows, long kv_heads, long length, long size) {
-  in_parallel(rows, 1, [&](long row) {
-    for (long head = 0; head < kv_heads; head++) {
-      const long from = (row * kv_heads + head) * size;
-      const long to = ((slots[row] * kv_heads + head) * length + lengths[row]) * size;
-      std::memcpy(arena_keys + to, keys + from, size * sizeof(float));
-      std::memcpy(arena_values + to, values + from, size * sizeof(float));
-    }
-  });
+  (runs->key_scales ? attend<int8_t> : attend<float>)(shape, queries, out, lse, spans, num_spans, runs, threads);
 }
 
 }  // extern "C"

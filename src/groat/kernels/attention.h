@@ -2,7 +2,7 @@
 
 #pragma once
 
-#include "kernels.h"
+#include "keys_values.h"
 #include "products.h"
 
 #include <vector>
@@ -60,14 +60,6 @@ class Room {
   std::vector<CacheLine> lines;
   long used = 0;
 };
-
-// The first `count` numbers, and zeros behind them.
-inline Vec load_part(const float* from, long count) {
-  if (count >= LANES) return load(from);
-  Vec part = {};
-  for (int lane = 0; lane < count; lane++) part[lane] = from[lane];
-  return part;
-}
 
 // LANES / WIDTH rows of as many pieces, of WIDTH numbers each: rows become columns.
 template <int WIDTH>

@@ -46,7 +46,7 @@ class Backward {
     for_each_run([&](const Run& run, long seen, long before) {
       for (long key = 0; key < seen; key += KEYS) {
         const long skipped = key * run.token_stride + task.kv_head * run.head_stride;
-        attend_back({run.keys + skipped, run.token_stride}, {run.values + skipped, run.token_stride},
+        attend_back({floats(run.keys) + skipped, run.token_stride}, {floats(run.values) + skipped, run.token_stride},
                     std::min(long(KEYS), seen - key), before + key - first_query, (before + key) * padded);
       }
     });
@@ -59,7 +59,7 @@ class Backward {
 
   void add(float* to_keys, float* to_values) const {
     for_each_run([&](const Run& run, long seen, long before) {
-      const long place = run.keys - given.keys + task.kv_head * run.head_stride;
+      const long place = floats(run.keys) - given.keys + task.kv_head * run.head_stride;
       for (long key = 0; key < seen; key++) {
         const long to = place + key * run.token_stride, from = (before + key) * padded;
         for (long i = 0; i < size; i++) to_keys[to + i] += grad_keys[from + i];
@@ -74,6 +74,8 @@ class Backward {
   const long size, padded, group, count, width;
   float *queries, *turned_queries, *grads, *turned_grads, *grad_queries, *lse, *along;
   float *weights, *grad_scores, *padded_keys, *grad_keys, *grad_values;
+
+  static const float* floats(const void* numbers) { return static_cast<const float*>(numbers); }
 
   static long whole(long lanes) { return (lanes + LANES - 1) / LANES * LANES; }
 

@@ -22,10 +22,18 @@ struct MatrixView {
   const float* code;
 };
 
-// Keys and values one behind the other: [count, kv heads, head size] with a token's stride, a head's stride, in floats.
+// Keys and values one behind the other: [count, kv heads, head size] with a token's stride and a head's, in numbers. They are
+// fp32, or int8 with a scale for each head of a token; scales lie like them, one where they have a head's numbers.
 struct Run {
   int64_t count, token_stride, head_stride;
-  const float *keys, *values;
+  const void *keys, *values;
+  const float *key_scales, *value_scales;  // null for fp32; all runs of a call are alike
+};
+
+// Keys or values, as those of a run.
+struct Numbers {
+  void* first;
+  float* scales;
 };
 
 // Rows of tokens that follow one another; the runs of their path, in order, end with the last of them.
@@ -57,8 +65,10 @@ void groat_attend_backward(const float* grad, const float* queries, const float*
                            const float* keys, const Span* spans, long num_spans, const Run* runs, float* grad_queries,
                            float* grad_keys, float* grad_values, long rows, long heads, long kv_heads, long size,
                            int threads);
-void groat_remember(const float* keys, const float* values, float* arena_keys, float* arena_values,
+void groat_remember(const float* keys, const float* values, const Numbers* arena_keys, const Numbers* arena_values,
                     const int64_t* slots, const int64_t* lengths, long rows, long kv_heads, long length, long size);
+void groat_hadamard(float* x, long rows, long size, int threads);
+void groat_round_heads(float* x, long rows, long size, int threads);
 
 }  // extern "C"
 

@@ -7,8 +7,7 @@ extern "C" {
 struct Past {  // as in layers.py
   const Run* runs;  // [layers, num_runs]
   int64_t num_runs;
-  float* const* keys;  // of each layer the arena [slots, kv heads, length, head size]
-  float* const* values;
+  const Numbers *keys, *values;  // of each layer the arena [slots, kv heads, length, head size]
   const int64_t *slots, *places;
   int64_t arena_length;
 };
@@ -23,7 +22,7 @@ void groat_decode(const DecoderLayer* layers, long num_layers, const DecoderShap
       const DecoderLayer& layer = layers[index];
       const Activations here(room, layer, *shape, tokens->rows);
       forward.project(layer, hidden, here, room);
-      groat_remember(here.keys, here.values, past->keys[index], past->values[index], past->slots, past->places,
+      groat_remember(here.keys, here.values, &past->keys[index], &past->values[index], past->slots, past->places,
                      tokens->rows, shape->kv_heads, past->arena_length, shape->head_size);
       forward.attend(here, past->runs + index * past->num_runs, nullptr);
       forward.finish(layer, hidden, here, hidden, room);

@@ -31,6 +31,7 @@ struct DecoderLayer {
 
 struct DecoderShape {
   int64_t hidden, inner, heads, kv_heads, head_size;
+  int64_t rounds_heads;  // whether keys and values are kept in int8
   float epsilon, adapter_scale;
 };
 
@@ -127,7 +128,7 @@ class Forward {
   Forward(const DecoderShape& shape, const Tokens& tokens, int threads)
       : shape(shape), tokens(tokens), threads(threads) {}
 
-  // Queries, keys and values of the input [rows, H].
+  // Queries, keys and values of the input [rows, H]; turned, but not yet rounded, where they will be.
   void project(const DecoderLayer& layer, const float* input, const Activations& to, Room room) const {
     const long rows = tokens.rows, size = shape.head_size, heads = shape.heads, kv_heads = shape.kv_heads;
     const long width = (heads + 2 * kv_heads) * size;
@@ -139,6 +140,13 @@ class Forward {
     in_parallel(rows, 1, [&](long row) {
       std::copy_n(qkv + row * width + (heads + kv_heads) * size, kv_heads * size, to.values + row * kv_heads * size);
     });
+  }
+
+  // Keys and values become what they are where they are kept.
+  void round(const Activations& to) const {
+    if (!shape.rounds_heads) return;
+    for (float* numbers : {to.keys, to.values})
+      groat_round_heads(numbers, tokens.rows * shape.kv_heads, shape.head_size, threads);
   }
 
   void attend(const Activations& to, const Run* runs, float* lse) const {
@@ -182,14 +190,14 @@ class Forward {
              Room room) const {
     const long rows = tokens.rows, size = shape.head_size, width = heads.count * size;
     const long half = layer.is_rotated ? tokens.rotated_half : 0;
-    if (!weight) {
-      groat_rotate(heads.first, heads.stride, tokens.cosines, tokens.sines, 1.0f, to, rows, heads.count, size, half, threads);
-      return;
+    Heads placed = heads;
+    if (weight) {
+      placed = {room.take(rows * width), width, heads.count};
+      in_parallel(rows, 1, [&](long row) { std::copy_n(heads.first + row * heads.stride, width, plain + row * width); });
+      norm(plain, weight, placed.first, rows * heads.count, size, room);
     }
-    float* normed = room.take(rows * width);
-    in_parallel(rows, 1, [&](long row) { std::copy_n(heads.first + row * heads.stride, width, plain + row * width); });
-    norm(plain, weight, normed, rows * heads.count, size, room);
-    groat_rotate(normed, width, tokens.cosines, tokens.sines, 1.0f, to, rows, heads.count, size, half, threads);
+    groat_rotate(placed.first, placed.stride, tokens.cosines, tokens.sines, 1.0f, to, rows, heads.count, size, half, threads);
+    if (shape.rounds_heads) groat_hadamard(to, rows * heads.count, size, threads);
   }
 
   void multiply(const AdaptedLinear& linear, const float* from, float* to, float* down, Room room) const {

@@ -12,11 +12,13 @@ import numpy as np
 import torch
 
 from groat.kernels.attend import RUN_FIELDS, tree_places
+from groat.kernels.kv import KV
 from groat.kernels.matrix import Matrix, view_of
 from groat.kernels.native import native_for
 from groat.kernels.ops import gradient_scratch_floats, in_sixteens, scratch_floats
 from groat.kernels.rooms import room_like
 from groat.trees import Node
+from groat.types import KVStorage
 
 _POINTER, _LONG, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 _ROUNDING = 32 * 16
@@ -54,6 +56,7 @@ class DecoderShape:
     num_heads: int
     num_kv_heads: int
     head_dim: int
+    kv_storage: KVStorage
     norm_epsilon: float
     adapter_scale: float
 
@@ -62,9 +65,8 @@ class DecoderShape:
 class Past:
     """Where the keys and values of a step's sequences are, and where those of the new tokens go."""
 
-    arena_keys: Sequence[torch.Tensor]
+    arena: Sequence[KV]
     """Of each layer [slots, K, length, D]."""
-    arena_values: Sequence[torch.Tensor]
     slots_S: torch.Tensor
     places_S: torch.Tensor
     spans: np.ndarray
@@ -90,7 +92,7 @@ class _Layer(ctypes.Structure):
 
 class _Shape(ctypes.Structure):
     _fields_ = (
-        *((name, _LONG) for name in ("hidden", "inner", "heads", "kv_heads", "head_size")),
+        *((name, _LONG) for name in ("hidden", "inner", "heads", "kv_heads", "head_size", "rounds_heads")),
         *((name, _FLOAT) for name in ("epsilon", "adapter_scale")),
     )
 
@@ -155,6 +157,7 @@ class CompiledLayers:
             heads=shape.num_heads,
             kv_heads=shape.num_kv_heads,
             head_size=shape.head_dim,
+            rounds_heads=int(shape.kv_storage == "int8"),
             epsilon=shape.norm_epsilon,
             adapter_scale=shape.adapter_scale,
         )
@@ -169,16 +172,17 @@ class CompiledLayers:
         runs = np.ascontiguousarray(past.runs)
         assert runs.shape[0] == len(self._layers)
         assert runs.shape[2] == RUN_FIELDS
-        keys, values = _addresses(past.arena_keys), _addresses(past.arena_values)
+        # [keys or values, layers, numbers or scales]
+        arena = np.array([kv.addresses() for kv in past.arena], np.int64).reshape(-1, 2, 2).transpose(2, 0, 1).copy()
         tokens = _tokens(turns, past.spans)
         step = _Past(
             runs=runs.ctypes.data,
             num_runs=runs.shape[1],
-            keys=keys.ctypes.data,
-            values=values.ctypes.data,
+            keys=arena[0].ctypes.data,
+            values=arena[1].ctypes.data,
             slots=past.slots_S.data_ptr(),
             places=past.places_S.data_ptr(),
-            arena_length=past.arena_keys[0].shape[2],
+            arena_length=past.arena[0].keys.shape[2],
         )
         room = self._room(hidden_SH, self._sizes.kept + self._sizes.forward)
         self._native.groat_decode(

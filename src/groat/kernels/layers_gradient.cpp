@@ -22,7 +22,7 @@ std::vector<Run> runs_of(const OwnRun* own, long count, const DecoderShape& shap
   std::vector<Run> runs;
   for (long i = 0; i < count; i++) {
     const long skipped = own[i].start * stride;
-    runs.push_back({own[i].count, stride, shape.head_size, from.keys + skipped, from.values + skipped});
+    runs.push_back({own[i].count, stride, shape.head_size, from.keys + skipped, from.values + skipped, nullptr, nullptr});
   }
   return runs;
 }
@@ -52,7 +52,7 @@ class Backward {
   }
 
   // From the gradients of queries, keys and values, and that of `middle`, to the input's, unless it is null.
-  void projection(const float* grad_queries, const float* grad_keys, const float* grad_values, const float* input,
+  void projection(float* grad_queries, float* grad_keys, const float* grad_values, const float* input,
                   const float* grad_middle, float* grad_input, Room room) const {
     const long rows = tokens.rows, size = shape.head_size, heads = shape.heads, kv_heads = shape.kv_heads;
     const long width = (heads + 2 * kv_heads) * size;
@@ -79,12 +79,13 @@ class Backward {
   float* const* gate_up_grads() const { return output_grads() + 1 + layer.output.parts; }
   float* const* down_grads() const { return gate_up_grads() + 1 + layer.gate_up.parts; }
 
-  // Of heads that were normed, if `plain` is not null, and turned: their gradients in their columns of qkv.
-  void take_back(const float* grad, const float* plain, const float* weight, long count, float* to,
+  // Of heads that were normed, if `plain` is not null, and turned: their gradients, spoiled here, in their columns of qkv.
+  void take_back(float* grad, const float* plain, const float* weight, long count, float* to,
                  Room room) const {
     const long rows = tokens.rows, size = shape.head_size, width = count * size;
     const long half = layer.is_rotated ? tokens.rotated_half : 0, stride = (shape.heads + 2 * shape.kv_heads) * size;
     float* turned = room.take(rows * width);
+    if (shape.rounds_heads) groat_hadamard(grad, rows * count, size, threads);
     groat_rotate(grad, width, tokens.cosines, tokens.sines, -1.0f, turned, rows, count, size, half, threads);
     if (plain) {
       float *normed = room.take(rows * width), *inverse = room.take(rows * count);
@@ -164,8 +165,10 @@ void groat_layer_forward(const DecoderLayer* layer, const DecoderShape* shape, c
   Room all{kept};
   const Activations to(all, *layer, *shape, tokens->rows);
   by_shares(*tokens, memory, row_floats, threads, [&](const Share& share, long, Room room) {
-    Forward(*shape, share.tokens, share.threads)
-        .project(*layer, input + share.from * shape->hidden, to.from(share.from, *layer, *shape), room);
+    const Forward forward(*shape, share.tokens, share.threads);
+    const Activations own_rows = to.from(share.from, *layer, *shape);
+    forward.project(*layer, input + share.from * shape->hidden, own_rows, room);
+    forward.round(own_rows);
   });
   Forward(*shape, *tokens, threads).attend(to, runs_of(own, num_runs, *shape, to).data(), to.lse);
   by_shares(*tokens, memory, row_floats, threads, [&](const Share& share, long, Room room) {

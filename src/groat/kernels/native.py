@@ -30,6 +30,8 @@ _SIGNATURES: dict[str, Sequence[type]] = {
     "groat_layer_backward": (*(_POINTER,) * 4, _LONG, *(_POINTER,) * 6, _LONG, _INT),
     "groat_attend_backward": (*(_POINTER,) * 6, _LONG, *(_POINTER,) * 4, _LONG, _LONG, _LONG, _LONG, _INT),
     "groat_remember": (*(_POINTER,) * 6, _LONG, _LONG, _LONG, _LONG),
+    "groat_hadamard": (_POINTER, _LONG, _LONG, _INT),
+    "groat_heads_to_int8": (_POINTER, _POINTER, _POINTER, _LONG, _LONG, _INT),
     "groat_token_logprobs": (*(_POINTER,) * 5, _LONG, _LONG, _INT),
     "groat_logprob_gradient": (*(_POINTER,) * 4, _LONG, _LONG, _INT),
     "groat_to_nf4": (_POINTER, _INT, _LONG, _POINTER, _POINTER, _POINTER, _INT),

@@ -16,6 +16,7 @@ struct Rows {
   const float* first;
   long stride;
   const float* operator[](long row) const { return first + row * stride; }
+  Vec part(long row, long column) const { return load((*this)[row] + column); }
 };
 
 struct Target {
@@ -41,10 +42,10 @@ __attribute__((noinline)) void multiply_tile(const Left& left, const Right& righ
     for (int i = 0; i < WIDE; i++)
       sums[row][i] = target.adds ? load(target.first + row * target.stride + column + i * LANES) : Vec{};
   for (long step = 0; step < steps; step++) {
-    const float *from = right[step] + column, *factors = left.first + step * left.step_stride;
+    const float* factors = left.first + step * left.step_stride;
     Vec values[WIDE];
 #pragma GCC unroll 16
-    for (int i = 0; i < WIDE; i++) values[i] = load(from + i * LANES);
+    for (int i = 0; i < WIDE; i++) values[i] = right.part(step, column + i * LANES);
 #pragma GCC unroll 16
     for (int row = 0; row < TALL; row++)
 #pragma GCC unroll 16

@@ -20,7 +20,7 @@ from groat.memory.sizes import (
 from groat.memory.workload import Workload
 from groat.model.recompute import Recompute
 from groat.model.spec import ModelSpec
-from groat.types import Optim
+from groat.types import KVStorage, Optim
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,13 +60,13 @@ class LearnCost:
         return max(self.head_chunk, self.workspace_per_token * tokens)
 
 
-def sample_bytes(spec: ModelSpec, work: Workload, way: Way) -> dict[str, int]:
+def sample_bytes(spec: ModelSpec, work: Workload, way: Way, kv: KVStorage) -> dict[str, int]:
     """While sampling, beside what is always held."""
     prompts, drawn = work.live_prompt_tokens(way.max_concurrent), way.max_concurrent * work.completion
     prefill = min(way.prefill_tokens, work.num_prompts * work.prompt)
     copies = 5 if work.is_restricted else 1
     return {
-        "kv": kv_bytes(spec) * (prompts + drawn),
+        "kv": kv_bytes(spec, kv) * (prompts + drawn),
         "forward": forward_bytes(spec) * max(prefill, way.max_concurrent),
         "logits": copies * 4 * way.max_concurrent * spec.vocab_size,
     }
@@ -108,7 +108,15 @@ def learn_cost(spec: ModelSpec, way: Way, rank: int, *, trains_entropy: bool = F
 
 
 def phases(
-    spec: ModelSpec, work: Workload, way: Way, *, weights: int, loading: int, trained: Trained, spare: int = 0
+    spec: ModelSpec,
+    work: Workload,
+    way: Way,
+    *,
+    weights: int,
+    loading: int,
+    trained: Trained,
+    kv: KVStorage,
+    spare: int = 0,
 ) -> Mapping[str, Mapping[str, int]]:
     """Phase -> component -> bytes, given the bytes of the frozen weights when stored and the most while loading.
     `spare`: what results are given beyond what they take at one time."""
@@ -121,7 +129,7 @@ def phases(
     }
     return {
         "LOAD": {"framework": work.process_bytes, "weights": loading},
-        "SAMPLE": held | sample_bytes(spec, work, way),
+        "SAMPLE": held | sample_bytes(spec, work, way, kv),
         "SCORE": held | score_bytes(spec, work, way),
         "LEARN": held | learn_bytes(spec, work, way, trained.rank),
     }

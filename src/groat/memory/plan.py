@@ -260,14 +260,14 @@ def _plan(config: RunConfig, spec: ModelSpec, work: Workload, way: Way, frozen: 
     measuring = (
         {"MEASURE": {"framework": work.process_bytes, "measurement": frozen.measuring}} if frozen.measuring else {}
     )
-    trained = _trained(config)
+    trained, kv = _trained(config), frozen.storage.kv_storage(config.model.kv_cache)
     return MemoryPlan(
         storage=frozen.storage,
         way=way,
         learn_cost=learn_cost(spec, way, trained.rank, trains_entropy=work.trains_entropy),
         phases={
             **measuring,
-            **phases(spec, work, way, weights=frozen.held, loading=frozen.loading, trained=trained, spare=spare),
+            **phases(spec, work, way, weights=frozen.held, loading=frozen.loading, trained=trained, kv=kv, spare=spare),
         },
         measures_for=measuring_seconds(spec) if frozen.measuring else None,
     )
@@ -277,7 +277,9 @@ def _room(config: RunConfig, spec: ModelSpec, work: Workload, way: Way) -> int |
     """What a way leaves for the weights, in its phases and while they are loaded; None without a budget."""
     if config.memory.budget is None:
         return None
-    without = phases(spec, work, way, weights=0, loading=0, trained=_trained(config))
+    # Only quantized weights are chosen by the room there is.
+    kv = Storage.of("nf4").kv_storage(config.model.kv_cache)
+    without = phases(spec, work, way, weights=0, loading=0, trained=_trained(config), kv=kv)
     most_of_phases = max(sum(parts.values()) for parts in without.values())
     return _most(config) - max(work.process_bytes + _loaded_at_once(spec), most_of_phases)
 

@@ -6,7 +6,7 @@ from groat.model.modules import linear_modules
 from groat.model.recompute import Recompute
 from groat.model.spec import ModelSpec
 from groat.model.storage import Storage
-from groat.types import Optim, StorageKind
+from groat.types import KVStorage, Optim, StorageKind
 
 _FLOAT = 4
 _PLAIN = Storage()
@@ -130,9 +130,10 @@ def head_chunk_bytes(spec: ModelSpec, chunk_tokens: int) -> int:
     return _FLOAT * chunk_tokens * spec.vocab_size
 
 
-def kv_bytes(spec: ModelSpec) -> int:
+def kv_bytes(spec: ModelSpec, storage: KVStorage) -> int:
     """Per cached token."""
-    return 2 * _FLOAT * spec.num_layers * spec.kv_size
+    head = _FLOAT * spec.head_dim if storage == "f32" else spec.head_dim + _FLOAT
+    return 2 * spec.num_layers * spec.num_kv_heads * head
 
 
 def measuring_bytes(spec: ModelSpec, tokens: int) -> int:

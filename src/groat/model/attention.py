@@ -14,11 +14,13 @@ from typing import Any
 
 import torch
 
-from groat.kernels.attend import Runs, attend_spans, attend_spans_backward, has_native_attention, tree_spans
+from groat.kernels.attend import attend_spans, attend_spans_backward, has_native_attention, tree_spans
+from groat.kernels.kv import KV, rounded, turned
 from groat.kernels.rooms import room_like
 from groat.trees import Node
+from groat.types import KVStorage
 
-NOTHING: Mapping[int, Sequence[Runs]] = MappingProxyType({})
+NOTHING: Mapping[int, Sequence[KV]] = MappingProxyType({})
 
 
 def attend_block(
@@ -132,7 +134,8 @@ class _TreeAttention(torch.autograd.Function):
     def forward(
         ctx: Any, queries_TAD: torch.Tensor, keys_TKD: torch.Tensor, values_TKD: torch.Tensor, nodes: Sequence[Node]
     ) -> torch.Tensor:
-        output_TAD, lse_AT = tree_attention_with_lse(queries_TAD, keys_TKD, values_TKD, nodes)
+        own = KV.keep(keys_TKD, values_TKD, "f32")
+        output_TAD, lse_AT = tree_attention_with_lse(queries_TAD, own, nodes)
         ctx.save_for_backward(queries_TAD, keys_TKD, values_TKD, output_TAD, lse_AT)
         ctx.nodes = nodes
         return output_TAD
@@ -155,10 +158,10 @@ def tree_gradients(
     nodes: Sequence[Node],
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Gradients of queries, keys and values, given what `tree_attention_with_lse` found; roots have nothing before."""
-    if nodes and has_native_attention(queries_TAD) and has_native_attention(keys_TKD):
-        own_runs = Runs(keys_TKD.contiguous(), values_TKD.contiguous())
-        spans, runs = tree_spans(nodes, own_runs, NOTHING)
-        return attend_spans_backward(grad_TAD, queries_TAD, output_TAD, lse_AT, own_runs, spans, runs)
+    own_kv = KV.keep(keys_TKD, values_TKD, "f32")
+    if nodes and has_native_attention(own_kv, queries_TAD):
+        spans, runs = tree_spans(nodes, own_kv, NOTHING)
+        return attend_spans_backward(grad_TAD, queries_TAD, output_TAD, lse_AT, own_kv, spans, runs)
     grad_q_TAD = room_like(queries_TAD, *queries_TAD.shape)
     grad_k_TKD, grad_v_TKD = (room_like(tensor, *tensor.shape) for tensor in (keys_TKD, values_TKD))
     for node in nodes:
@@ -181,19 +184,18 @@ def tree_gradients(
 
 def tree_attention_with_lse(
     queries_TAD: torch.Tensor,
-    keys_TKD: torch.Tensor,
-    values_TKD: torch.Tensor,
+    own_TKD: KV,
     nodes: Sequence[Node],
-    before: Mapping[int, Sequence[Runs]] = NOTHING,
+    before: Mapping[int, Sequence[KV]] = NOTHING,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Output [T, A, D] and log-sum-exp [A, T] of every token over its ancestors and itself.
 
-    `before` has keys and values of what comes before some of the roots, by their number. Where the compiled kernel does
-    it, a token has the same numbers, bit for bit, whichever trees it is in.
+    `before` has keys and values of what comes before some of the roots, by their number, kept as the tokens' own. Where
+    the compiled kernel does it, a token has the same numbers, bit for bit, whichever trees it is in.
     """
-    if nodes and has_native_attention(queries_TAD) and has_native_attention(keys_TKD):
-        own_runs = Runs(keys_TKD.contiguous(), values_TKD.contiguous())
-        return attend_spans(queries_TAD, *tree_spans(nodes, own_runs, before), keys_TKD.shape[1])
+    if nodes and has_native_attention(own_TKD, queries_TAD):
+        return attend_spans(queries_TAD, *tree_spans(nodes, own_TKD, before), own_TKD.keys.shape[1])
+    keys_TKD, values_TKD = own_TKD.exact
     tokens, heads, _ = queries_TAD.shape
     output_TAD = torch.empty_like(queries_TAD)
     lse_AT = queries_TAD.new_empty(heads, tokens)
@@ -206,14 +208,36 @@ def tree_attention_with_lse(
         else:
             merge(output_TAD[rows], lse_AT[:, rows], block_RAD, block_lse_AR)
         for run in before.get(index, ()):
-            more = attend_block(queries_TAD[rows], run.keys_LKD, run.values_LKD, causal=False)
+            more = attend_block(queries_TAD[rows], *run.exact, causal=False)
             merge(output_TAD[rows], lse_AT[:, rows], *more)
     return output_TAD, lse_AT
 
 
+class _Rounded(torch.autograd.Function):
+    """Queries and keys turned, keys and values rounded; to the gradient rounding is nothing."""
+
+    @staticmethod
+    def forward(ctx: Any, *given: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        del ctx
+        queries_TAD, keys_TKD, values_TKD = given
+        return turned(queries_TAD), rounded(turned(keys_TKD)), rounded(values_TKD)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        del ctx
+        grad_q_TAD, grad_k_TKD, grad_v_TKD = grads
+        return turned(grad_q_TAD), turned(grad_k_TKD), grad_v_TKD
+
+
 def tree_attention(
-    queries_TAD: torch.Tensor, keys_TKD: torch.Tensor, values_TKD: torch.Tensor, nodes: Sequence[Node]
+    queries_TAD: torch.Tensor,
+    keys_TKD: torch.Tensor,
+    values_TKD: torch.Tensor,
+    nodes: Sequence[Node],
+    kv_storage: KVStorage = "f32",
 ) -> torch.Tensor:
-    """Differentiable attention [T, A, D] of every token over its ancestors and itself."""
+    """Differentiable attention [T, A, D] of every token over its ancestors and itself, kept as `kv_storage` says."""
+    if kv_storage == "int8":
+        queries_TAD, keys_TKD, values_TKD = _Rounded.apply(queries_TAD, keys_TKD, values_TKD)  # pyright: ignore[reportGeneralTypeIssues]
     output: torch.Tensor = _TreeAttention.apply(queries_TAD, keys_TKD, values_TKD, nodes)  # pyright: ignore[reportAssignmentType]
     return output

@@ -25,6 +25,7 @@ def compiled_layers(spec: ModelSpec, weights: Weights, adapter: Adapter | None) 
         num_heads=spec.num_heads,
         num_kv_heads=spec.num_kv_heads,
         head_dim=spec.head_dim,
+        kv_storage=weights.kv_storage,
         norm_epsilon=spec.norm_epsilon,
         adapter_scale=0.0 if adapter is None else adapter.scale,
     )

@@ -19,6 +19,7 @@ from groat.model.recomputed import recomputed
 from groat.model.spec import ModelSpec
 from groat.model.weights import LayerWeights, Linear, Weights
 from groat.trees import Node
+from groat.types import KVStorage
 
 Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 """(layer, queries [T, A, D], keys [T, K, D], values [T, K, D]) -> attention output [T, A, D]."""
@@ -64,7 +65,7 @@ class Decoder:
         """`hidden`, every token attending over its ancestors and itself: a layer in one call where it is compiled."""
         compiled = self.compiled(adapter)
         if compiled is None or not nodes:
-            attend = partial(_attend_trees, nodes=nodes)
+            attend = partial(_attend_trees, nodes=nodes, kv_storage=self.weights.kv_storage)
             return self.hidden(token_ids_T, positions_T, attend, adapter, recompute=recompute)
         tokens = TreeTokens(rotation(self.spec, positions_T, self.weights.dtype), nodes)
         run = partial(through_layers, compiled=compiled, adapter=adapter, tokens=tokens)
@@ -163,7 +164,13 @@ def _qkv(
 
 
 def _attend_trees(
-    layer: int, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, *, nodes: Sequence[Node]
+    layer: int,
+    queries: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    *,
+    nodes: Sequence[Node],
+    kv_storage: KVStorage,
 ) -> torch.Tensor:
     del layer
-    return tree_attention(queries, keys, values, nodes)
+    return tree_attention(queries, keys, values, nodes, kv_storage)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -15,7 +15,7 @@ from groat.model.spec import ModelSpec
 from groat.model.storage import Storage
 from groat.model.tokenizer import Tokenizer, read_tokenizer
 from groat.model.weights import Weights
-from groat.types import Compute, UserError
+from groat.types import Compute, KVStorage, UserError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +28,11 @@ class LoadedModel:
     tokenizer: Tokenizer
     compute: Compute = "f32"
     """Of products with quantized weights."""
+
+    @property
+    def kv_storage(self) -> KVStorage:
+        """How keys and values are kept."""
+        return self.weights.kv_storage
 
 
 def load_model(
@@ -58,10 +63,10 @@ def load_model(
     kinds = (storage or Storage()).keeping(storage_of_checkpoint(folder))
     compute = _compute(config.compute, kinds)
     store = store or (lambda name, shape, ranges: stored_rows(shape, ranges, kinds.kind_of(name)))
-    weights = read_weights(folder, spec, store)
-    return LoadedModel(
-        name=config.name, spec=spec, weights=weights.computed_in(compute), tokenizer=tokenizer, compute=compute
+    weights = replace(
+        read_weights(folder, spec, store).computed_in(compute), kv_storage=kinds.kv_storage(config.kv_cache)
     )
+    return LoadedModel(name=config.name, spec=spec, weights=weights, tokenizer=tokenizer, compute=compute)
 
 
 def _compute(asked: Literal["auto", "f32", "int8"], storage: Storage) -> Compute:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
-from groat.types import StorageChoice, StorageKind
+from groat.types import KVStorage, StorageChoice, StorageKind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +33,12 @@ class Storage:
     def kind_of(self, name: str) -> StorageKind:
         usual = self.embedding if name in ("embedding", "head") else self.layers
         return self.exceptions.get(name, usual)
+
+    def kv_storage(self, asked: Literal["auto"] | KVStorage) -> KVStorage:
+        """How keys and values are kept beside these weights: `auto` rounds them where weights are rounded."""
+        if asked != "auto":
+            return asked
+        return "int8" if self.layers in ("int8", "nf4") else "f32"
 
     def keeping(self, found: Storage | None) -> Storage:
         """The same with what a checkpoint holds quantized left as it is; `found` is `storage_of_checkpoint`'s."""

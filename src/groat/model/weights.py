@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from groat.kernels.matrix import Matrix, computed_in, tensors_of
-from groat.types import Compute
+from groat.types import Compute, KVStorage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +53,8 @@ class Weights:
     layers: tuple[LayerWeights, ...]
     final_norm_H: torch.Tensor
     head_VH: Matrix
+    kv_storage: KVStorage = "f32"
+    """How the keys and values computed with these are kept."""
 
     @property
     def dtype(self) -> torch.dtype:

@@ -39,7 +39,8 @@ def check_same_config(config: RunConfig, folder: Path) -> None:
     training = replace(config.training, max_steps=stored.training.max_steps)
     # A run keeps what `auto` came to.
     compute = stored.model.compute if config.model.compute == "auto" else config.model.compute
-    model = replace(config.model, compute=compute)
+    kv_cache = stored.model.kv_cache if config.model.kv_cache == "auto" else config.model.kv_cache
+    model = replace(config.model, compute=compute, kv_cache=kv_cache)
     asked = replace(config, output_dir=stored.output_dir, training=training, model=model)
     # What keeps or judges nothing but the number of steps follows it.
     limits = {"training.save_total_limit", "training.save_steps", "training.warmup_ratio"}

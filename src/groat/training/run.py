@@ -101,7 +101,8 @@ def _run(config: RunConfig, folder: RunFolder, console: Console, task: Task | No
         with phases.phase("load"):
             built = build(config, task, decision)
             # What `auto` has come to holds for the whole run, wherever it goes on.
-            config = replace(config, model=replace(config.model, compute=built.model.compute))
+            found = {"compute": built.model.compute, "kv_cache": built.model.kv_storage}
+            config = replace(config, model=replace(config.model, **found))
         with RunStore(folder.store_path) as store:
             run = _Run(config, folder, console, phases, store, built, on_step)
             try:
@@ -308,7 +309,8 @@ class _Run:
             + (f" of {self._config.memory.budget}" if self._config.memory.budget else "")
         )
         in_int8 = ", products in int8" if built.model.compute == "int8" else ""
-        self._console.note(f"Kernels: {kernels_in_use()}{in_int8}")
+        kv_in_int8 = ", keys and values in int8" if built.model.kv_storage == "int8" else ""
+        self._console.note(f"Kernels: {kernels_in_use()}{in_int8}{kv_in_int8}")
 
     def _rehearse(self) -> None:
         """With a budget to keep, meet the largest micro-batch now rather than at step 120."""

@@ -35,7 +35,7 @@ SPEC = tiny_spec(
     qkv_bias=False,
     qk_norm=False,
 )
-POLICY = Policy(spec=SPEC, storage=Storage(), compute="f32", rank=1)
+POLICY = Policy(spec=SPEC, storage=Storage(), compute="f32", kv_cache="f32", rank=1)
 # A layer has qkv [8, 4], output [4, 4], gate and up [16, 4] and down [4, 8]: 32 + 16 + 64 + 32 = 144 weights.
 LAYERS = 2 * 144
 HEAD = 10 * 4

@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from groat.kernels.attend import Runs, attend_spans
+from groat.kernels.attend import attend_spans
 from groat.kernels.build import build_library
+from groat.kernels.kv import KV
 from groat.kernels.native import choose_kernels, native_for
 from groat.model.attention import tree_attention, tree_attention_with_lse
 from groat.trees import Node, grow
+from groat.types import KVStorage
 
 SHAPES = [(9, 3, 64), (2, 2, 33), (8, 1, 20), (6, 2, 128), (5, 1, 96), (16, 2, 80), (4, 2, 6), (2, 1, 1)]
 """Query heads, kv heads, head size: groups of 1, 2, 3, 5 and 8."""
@@ -143,7 +145,8 @@ def test_the_number_of_threads_changes_no_bit(shape: tuple[int, int, int]):
     tensors = random_qkv(len(forest.token_ids), shape)
 
     def all_of_it() -> list[torch.Tensor]:
-        attention = tree_attention_with_lse(*tensors, forest.nodes)
+        queries, *own = tensors
+        attention = tree_attention_with_lse(queries, KV(*own), forest.nodes)
         return [*attention, *gradients(tree_attention, tensors, forest.nodes)]
 
     with threads(1):
@@ -154,23 +157,27 @@ def test_the_number_of_threads_changes_no_bit(shape: tuple[int, int, int]):
 
 
 @pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("storage", ["f32", "int8"])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_decoded_tokens_have_the_attention_of_the_learners_trees(shape: tuple[int, int, int], count: int):
+def test_decoded_tokens_have_the_attention_of_the_learners_trees(
+    shape: tuple[int, int, int], storage: KVStorage, count: int
+):
     """Every token of a completion on its own, below a prompt of 40, its keys where the sampler's arena has them."""
     forest = FORESTS["a prompt and its completions"]
     queries, keys, values = random_qkv(len(forest.token_ids), shape)
-    output, lse = tree_attention_with_lse(queries, keys, values, forest.nodes)
+    own = KV.keep(keys, values, storage)
+    output, lse = tree_attention_with_lse(queries, own, forest.nodes)
     prompt = forest.nodes[0]
     spans: list[tuple[int, ...]] = []
     runs: list[tuple[int, ...]] = []
     rows: list[int] = []
-    arenas: list[Runs] = []
+    arenas: list[KV] = []
     for node in forest.nodes[1:]:
-        own = (tensor[node.start : node.end].transpose(0, 1).contiguous().transpose(0, 1) for tensor in (keys, values))
-        arenas.append(Runs(*own))
+        # Head by head, as the arena has them.
+        arenas.append(own.each(lambda t, n=node: t[n.start : n.end].transpose(0, 1).contiguous().transpose(0, 1)))
         for length in range(1, node.end - node.start + 1):
             spans.append((len(rows), 1, prompt.end + length - 1, len(runs), 2))
-            runs += [Runs(keys, values).fields(prompt.start, prompt.end), arenas[-1].fields(0, length)]
+            runs += [own.fields(prompt.start, prompt.end), arenas[-1].fields(0, length)]
             rows.append(node.start + length - 1)
     with threads(count):
         decoded, decoded_lse = attend_spans(
@@ -185,11 +192,11 @@ def test_a_token_notices_nothing_of_what_comes_after_it(shape: tuple[int, int, i
     """Not even a key and a value that are no numbers."""
     nodes = grow([tuple(range(200))]).nodes
     queries, keys, values = random_qkv(200, shape)
-    expected, expected_lse = tree_attention_with_lse(queries, keys, values, nodes)
+    expected, expected_lse = tree_attention_with_lse(queries, KV(keys, values), nodes)
     for row in (1, 63, 64, 66, 129, 199):
         spoiled_keys, spoiled_values = keys.clone(), values.clone()
         spoiled_keys[row:] = spoiled_values[row:] = torch.nan
-        output, lse = tree_attention_with_lse(queries, spoiled_keys, spoiled_values, nodes)
+        output, lse = tree_attention_with_lse(queries, KV(spoiled_keys, spoiled_values), nodes)
         assert torch.equal(output[:row], expected[:row])
         assert torch.equal(lse[:, :row], expected_lse[:, :row])
         assert output[row:].isnan().all()

@@ -13,9 +13,10 @@ import pytest
 import torch
 
 from groat.kernels import ops
-from groat.kernels.attend import Runs, attend_spans, remember
+from groat.kernels.attend import attend_spans, remember
 from groat.kernels.build import build_library
 from groat.kernels.draw import draw_tokens
+from groat.kernels.kv import KV
 from groat.kernels.matrix import TiledMatrix, dense_of, rows_of, stored
 from groat.kernels.native import choose_kernels, native_for
 from groat.model.attention import attend_block_by_matmul
@@ -160,13 +161,13 @@ def test_attention_over_runs_of_keys(heads: int, kv_heads: int, size: int):
     first = 0
     for chain in chains:
         keys, values = (torch.cat([run[side] for run in chain]).double() for side in (0, 1))
-        for row in range(len(chain[-1].keys_LKD)):
-            seen = len(keys) - len(chain[-1].keys_LKD) + row + 1
+        for row in range(len(chain[-1].keys)):
+            seen = len(keys) - len(chain[-1].keys) + row + 1
             query = queries[first + row, None].double()
             expected, expected_lse = attend_block_by_matmul(query, keys[:seen], values[:seen], causal=False)
             close(output[first + row, None], expected)
             close(lse[:, first + row, None], expected_lse)
-        first += len(chain[-1].keys_LKD)
+        first += len(chain[-1].keys)
 
 
 @pytest.mark.parametrize(("heads", "kv_heads", "size"), SHAPES)
@@ -175,38 +176,38 @@ def test_a_row_has_the_same_attention_however_its_keys_are_cut_into_runs(heads: 
     whole, queries = random_run(200, kv_heads, size), random(200, heads, size)
     together, lse = attend_chains(queries, [[whole]])
     for row, cuts in ((0, [0, 1]), (63, [0, 10, 64]), (64, [0, 64, 65]), (130, [0, 5, 70, 100, 131]), (199, [0, 200])):
-        run = [Runs(whole.keys_LKD[a:b].clone(), whole.values_LKD[a:b].clone()) for a, b in pairwise(cuts)]
-        keys, values = run[-1]
-        chain = [*run[:-1], Runs(keys[:-1], values[:-1]), Runs(keys[-1:], values[-1:])]
+        run = [KV(whole.keys[a:b].clone(), whole.values[a:b].clone()) for a, b in pairwise(cuts)]
+        keys, values = run[-1].exact
+        chain = [*run[:-1], KV(keys[:-1], values[:-1]), KV(keys[-1:], values[-1:])]
         alone, lse_alone = attend_chains(queries[row, None], [chain])
         assert torch.equal(alone[0], together[row])
         assert torch.equal(lse_alone[:, 0], lse[:, row])
 
 
-def random_run(count: int, kv_heads: int, size: int, seed: int = 0) -> Runs:
-    return Runs(random(count, kv_heads, size, seed=2 * seed), random(count, kv_heads, size, seed=2 * seed + 1))
+def random_run(count: int, kv_heads: int, size: int, seed: int = 0) -> KV:
+    return KV(random(count, kv_heads, size, seed=2 * seed), random(count, kv_heads, size, seed=2 * seed + 1))
 
 
-def attend_chains(queries: torch.Tensor, chains: list[list[Runs]]) -> tuple[torch.Tensor, torch.Tensor]:
+def attend_chains(queries: torch.Tensor, chains: list[list[KV]]) -> tuple[torch.Tensor, torch.Tensor]:
     """Spans one behind the other, as long as the last run of each."""
-    runs = [run.fields(0, len(run.keys_LKD)) for chain in chains for run in chain]
+    runs = [run.fields(0, len(run.keys)) for chain in chains for run in chain]
     spans: list[tuple[int, ...]] = []
     first_row = first_run = 0
     for chain in chains:
-        *before, own = (len(run.keys_LKD) for run in chain)
+        *before, own = (len(run.keys) for run in chain)
         spans.append((first_row, own, sum(before), first_run, len(chain)))
         first_row, first_run = first_row + own, first_run + len(chain)
-    kv_heads = chains[0][0].keys_LKD.shape[1]
+    kv_heads = chains[0][0].keys.shape[1]
     return attend_spans(queries, np.array(spans, np.int64), np.array(runs, np.int64), kv_heads)
 
 
 def test_remember_writes_one_token_per_slot():
     keys, values = random(2, 3, 4), random(2, 3, 4, seed=1)
-    arena_keys, arena_values = torch.zeros(5, 3, 6, 4), torch.zeros(5, 3, 6, 4)
-    remember(keys, values, arena_keys, arena_values, torch.tensor([4, 1]), torch.tensor([5, 0]))
-    assert torch.equal(arena_keys[4, :, 5], keys[0])
-    assert torch.equal(arena_values[1, :, 0], values[1])
-    assert arena_keys.count_nonzero() == keys.count_nonzero()
+    arena = KV.zeros((5, 3, 6, 4), "f32", torch.float32)
+    remember(keys, values, arena, torch.tensor([4, 1]), torch.tensor([5, 0]))
+    assert torch.equal(arena.keys[4, :, 5], keys[0])
+    assert torch.equal(arena.values[1, :, 0], values[1])
+    assert arena.keys.count_nonzero() == keys.count_nonzero()
 
 
 def test_draws_follow_the_distribution():

@@ -15,6 +15,7 @@ from groat.model.lora import new_adapter
 from groat.model.recompute import Recompute
 from groat.sampling.native.cache import SuffixArena
 from groat.testing import tiny_model
+from groat.types import KVStorage
 
 
 @pytest.fixture(scope="module", params=["llama", "qwen2", "qwen3"])
@@ -40,7 +41,9 @@ def test_the_weights_of_a_tiny_llama_by_hand(tmp_path: Path) -> None:
     assert weight_bytes(spec) == 4 * (2 * per_layer + 2 * 259 * 32)
     assert weight_bytes(replace(spec, tied_head=True)) == 4 * (2 * per_layer + 259 * 32)
     # Keys and values: 2 layers x 2 heads x 8.
-    assert kv_bytes(spec) == 4 * 2 * 2 * 16
+    assert kv_bytes(spec, "f32") == 4 * 2 * 2 * 16
+    # In int8 a byte each, and 4 for the scale of each head.
+    assert kv_bytes(spec, "int8") == 2 * 2 * (16 + 2 * 4)
     assert layer_input_bytes(spec, Recompute(every=1)) == 4 * 2 * 32
     assert layer_input_bytes(spec, Recompute(every=2)) == 4 * 32
     assert layer_input_bytes(spec, Recompute(every=1, saved_inputs="bf16")) == 2 * 2 * 32
@@ -53,13 +56,16 @@ def test_the_adapter_is_exactly_the_tensors_of_a_new_one(model: LoadedModel, ran
     assert adapter_bytes(model.spec, rank) == sum(tensor.nbytes for tensor in adapter.named_tensors().values())
 
 
-def test_keys_and_values_of_a_cached_token_are_those_of_the_samplers_arena(model: LoadedModel) -> None:
-    arena = SuffixArena(model.spec, 8, torch.float32)
+@pytest.mark.parametrize("storage", ["f32", "int8"])
+def test_keys_and_values_of_a_cached_token_are_those_of_the_samplers_arena(
+    model: LoadedModel, storage: KVStorage
+) -> None:
+    arena = SuffixArena(model.spec, 8, storage, torch.float32)
     arena.reserve(8)
     arena.rearrange([None] * 3)
-    tensors = [*arena.keys, *arena.values]
+    tensors = [tensor for kv in arena.layers for tensor in kv.tensors]
     tokens = tensors[0].shape[0] * tensors[0].shape[2]
-    assert sum(tensor.nbytes for tensor in tensors) == kv_bytes(model.spec) * tokens
+    assert sum(tensor.nbytes for tensor in tensors) == kv_bytes(model.spec, storage) * tokens
 
 
 def test_what_is_measured_is_a_process_with_torch_in_it() -> None:

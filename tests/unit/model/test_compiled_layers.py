@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from model_families import FAMILIES
-from quantized_decoders import KINDS, Kind, quantized
+from quantized_decoders import KINDS, Kind, in_int8, quantized
 from tiny_decoders import copied, tiny_adapter, tiny_decoder, tiny_spec
 
 from groat.kernels.native import choose_kernels, native_for
@@ -18,6 +18,7 @@ from groat.model.decoder import Decoder
 from groat.model.lora import Adapter
 from groat.model.recompute import Recompute
 from groat.trees import Node, grow
+from groat.types import KVStorage
 
 MANY = 400
 """Tokens for which two threads take a share of the rows each."""
@@ -55,7 +56,7 @@ def part_by_part(
     token_ids_T, positions_T, nodes = trees_of(tokens)
 
     def attend(layer: int, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-        return tree_attention(queries, keys, values, nodes)
+        return tree_attention(queries, keys, values, nodes, decoder.weights.kv_storage)
 
     return decoder.hidden(token_ids_T, positions_T, attend, adapter, recompute=recompute)
 
@@ -94,6 +95,19 @@ def test_every_family(changes: dict[str, Any], tokens: int, two_threads: None):
     assert_same_gradients(decoder, adapter, tokens)
 
 
+@pytest.mark.parametrize("changes", FAMILIES.values(), ids=FAMILIES.keys())
+@pytest.mark.parametrize("tokens", [30, MANY])
+def test_keys_and_values_in_int8(changes: dict[str, Any], tokens: int, two_threads: None):
+    plain = tiny_decoder(tiny_spec(**changes))
+    decoder = Decoder(plain.spec, replace(plain.weights, kv_storage="int8"))
+    adapter = tiny_adapter(decoder.spec)
+    with torch.no_grad():
+        rounded = in_one_call(decoder, adapter, tokens)
+        assert torch.equal(rounded, part_by_part(decoder, adapter, tokens))
+        assert 0 < (rounded - in_one_call(plain, adapter, tokens)).norm() < 0.02 * rounded.norm()
+    assert_same_gradients(decoder, adapter, tokens)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("tokens", [30, MANY])
 def test_every_storage_kind(kind: Kind, tokens: int, two_threads: None):
@@ -115,7 +129,7 @@ def test_layers_stored_in_different_kinds_have_room_for_the_greediest(two_thread
 def test_products_in_int8(kind: Kind, rank: int, tokens: int, two_threads: None):
     """Forward is the same, bit for bit. Gradients may be in bf16, which keeps 8 bits of a number."""
     spec = tiny_spec(hidden_size=64, intermediate_size=192, head_dim=16)
-    decoder = Decoder(spec, quantized(kind, spec).weights.computed_in("int8"))
+    decoder = in_int8(kind, spec)
     adapter = tiny_adapter(spec, r=rank)
     with torch.no_grad():
         assert torch.equal(in_one_call(decoder, adapter, tokens), part_by_part(decoder, adapter, tokens))
@@ -155,8 +169,10 @@ def test_the_base_alone():
     assert torch.equal(in_one_call(decoder, None, 30), part_by_part(decoder, None, 30))
 
 
-def test_torch_alone_computes_the_same():
-    decoder = tiny_decoder()
+@pytest.mark.parametrize("kv_storage", ["f32", "int8"])
+def test_torch_alone_computes_the_same(kv_storage: KVStorage):
+    plain = tiny_decoder()
+    decoder = Decoder(plain.spec, replace(plain.weights, kv_storage=kv_storage))
     compiled = in_one_call(decoder, None, 30)
     choose_kernels("torch")
     try:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from groat.kernels.kv import KV
 from groat.model.attention import (
     attend_block,
     attend_block_by_matmul,
@@ -151,7 +152,7 @@ def test_merged_halves_are_the_whole():
 
 def test_log_sum_exp_of_a_first_token_is_its_own_score():
     queries, keys, values = random_qkv(1, 1, heads=(1, 1))
-    _, lse = tree_attention_with_lse(queries, keys, values, grow([(1,)]).nodes)
+    _, lse = tree_attention_with_lse(queries, KV(keys, values), grow([(1,)]).nodes)
     torch.testing.assert_close(lse[0, 0], queries[0, 0] @ keys[0, 0] / SIZE**0.5)
 
 

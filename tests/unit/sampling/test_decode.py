@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from model_families import FAMILIES
-from quantized_decoders import KINDS, Kind, quantized
+from quantized_decoders import KINDS, Kind, in_int8, quantized
 from sampler_examples import params_of, sampled, sampler_of
 from tiny_decoders import tiny_adapter, tiny_decoder, tiny_spec
 
@@ -43,8 +44,14 @@ def test_every_storage_kind(kind: Kind, monkeypatch: pytest.MonkeyPatch):
 @pytest.mark.parametrize("kind", ["int8", "nf4"])
 def test_products_in_int8(kind: Kind, monkeypatch: pytest.MonkeyPatch):
     spec = tiny_spec(hidden_size=64, intermediate_size=128, head_dim=16)
-    decoder = Decoder(spec, quantized(kind, spec).weights.computed_in("int8"))
+    decoder = in_int8(kind, spec)
     compiled, one_by_one = both_ways(decoder, monkeypatch)
+    assert compiled == one_by_one
+
+
+def test_keys_and_values_in_int8(monkeypatch: pytest.MonkeyPatch):
+    plain = tiny_decoder()
+    compiled, one_by_one = both_ways(Decoder(plain.spec, replace(plain.weights, kv_storage="int8")), monkeypatch)
     assert compiled == one_by_one
 
 

@@ -65,7 +65,7 @@ class WatchedPrefixes(Prefixes):
     most_held: int
 
     def release(self, prompt: int) -> None:
-        self.most_held = max(self.most_held, len(self._kv))
+        self.most_held = max(self.most_held, len(self._computed))
         super().release(prompt)
         self.released.add(prompt)
         needed = {
@@ -74,7 +74,7 @@ class WatchedPrefixes(Prefixes):
             if other not in self.released
             for node in self.chain(other)
         }
-        assert self._kv.keys() <= needed
+        assert self._computed.keys() <= needed
 
 
 @pytest.mark.parametrize(("max_concurrent", "most_held"), [(2, 2), (64, 6)])
@@ -158,32 +158,32 @@ def test_prompts_ranked_side_by_side_share_nodes_without_gaps():
 
 
 def test_an_arena_keeps_what_it_holds_when_it_grows_and_is_rearranged():
-    arena = SuffixArena(SPEC, max_length=200, dtype=torch.float32)
+    arena = SuffixArena(SPEC, max_length=200, storage="f32", dtype=torch.float32)
     arena.rearrange([None, None, None])
-    assert arena.keys[0].shape == (3, SPEC.num_kv_heads, 64, SPEC.head_dim)
+    assert arena.layers[0].keys.shape == (3, SPEC.num_kv_heads, 64, SPEC.head_dim)
     for slot in range(3):
-        arena.keys[1][slot] = slot + 1
-        arena.values[0][slot] = -slot - 1
+        arena.layers[1].keys[slot] = slot + 1
+        arena.layers[0].values[slot] = -slot - 1
     arena.reserve(65)
     arena.rearrange([2, None, 0])
     assert arena.num_slots == 3
-    assert arena.keys[1][:, 0, 63, 0].tolist() == [3, 0, 1]
-    assert arena.values[0][:, 0, 0, 0].tolist() == [-3, 0, -1]
-    assert arena.keys[1][:, 0, 64, 0].tolist() == [0, 0, 0]
+    assert arena.layers[1].keys[:, 0, 63, 0].tolist() == [3, 0, 1]
+    assert arena.layers[0].values[:, 0, 0, 0].tolist() == [-3, 0, -1]
+    assert arena.layers[1].keys[:, 0, 64, 0].tolist() == [0, 0, 0]
 
 
 def test_an_arena_grows_by_blocks_and_half_its_length_but_never_beyond_the_longest_completion():
-    arena = SuffixArena(SPEC, max_length=200, dtype=torch.float32)
+    arena = SuffixArena(SPEC, max_length=200, storage="f32", dtype=torch.float32)
     arena.rearrange([None])
     lengths: list[int] = []
     for length in (1, 64, 65, 128, 129, 192, 193, 200):
         arena.reserve(length)
-        lengths.append(arena.keys[0].shape[2])
+        lengths.append(arena.layers[0].keys.shape[2])
     assert lengths == [64, 64, 128, 128, 192, 192, 200, 200]
 
 
 def test_an_arena_for_short_completions_is_no_longer_than_they_are():
-    arena = SuffixArena(SPEC, max_length=5, dtype=torch.float32)
+    arena = SuffixArena(SPEC, max_length=5, storage="f32", dtype=torch.float32)
     arena.rearrange([None])
     arena.reserve(5)
-    assert arena.keys[0].shape[2] == 5
+    assert arena.layers[0].keys.shape[2] == 5

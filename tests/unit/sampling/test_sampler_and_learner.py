@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from quantized_decoders import KINDS, Kind, quantized
+from quantized_decoders import KINDS, Kind, in_int8, quantized
 from sampler_examples import PROMPTS, SPEC, params_of, sampled, sampler_of
 from tiny_decoders import LetterTokenizer, tiny_adapter, tiny_decoder, tiny_spec
 
@@ -14,7 +14,6 @@ from groat.algorithms.grpo import GRPO
 from groat.config.tree import GRPOAlgorithmConfig, TrainingConfig
 from groat.kernels.native import has_int8_kernels
 from groat.learning.learner import Learner, LearnerPlan
-from groat.model.decoder import Decoder
 from groat.model.recompute import Recompute
 from groat.sampling.base import SamplingParams
 from groat.types import Group, Reward
@@ -70,7 +69,7 @@ def test_products_in_int8_are_the_same_on_both_sides(kind: Kind):
         pytest.skip("no AVX512-VNNI")
     params = params_of(max_completion_length=30)
     spec = tiny_spec(hidden_size=64, intermediate_size=128, head_dim=16)  # whole blocks, or NF4 computes in f32
-    decoder = Decoder(spec, quantized(kind, spec).weights.computed_in("int8"))
+    decoder = in_int8(kind, spec)
     learner = learner_for(params, decoder)
     groups = sampled(sampler_of(decoder, max_concurrent=7), params, adapter=learner.adapter)
     for group in learner.score(groups, Needs(old_logprobs=True)):

@@ -12,7 +12,7 @@ from groat.memory.sizes import forward_bytes, kv_bytes
 from groat.types import UserError
 
 PARAMS = params_of(max_completion_length=40, min_completion_length=40)
-EACH = 40 * kv_bytes(SPEC) + forward_bytes(SPEC) + 4 * SPEC.vocab_size
+EACH = 40 * kv_bytes(SPEC, "f32") + forward_bytes(SPEC) + 4 * SPEC.vocab_size
 """What the sampler wants to see free before it lets one sequence in."""
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from groat.kernels.attend import RUN_FIELDS, SPAN_FIELDS, attend_spans, has_native_attention, remember
+from groat.kernels.kv import KV, turned
 from groat.kernels.layers import Past
 from groat.model.attention import attend_block, merge
 from groat.model.decoder import Attend
@@ -27,8 +28,11 @@ class LiveRow:
 
 def decode_attention(prefixes: Prefixes, arena: SuffixArena, live: Sequence[LiveRow]) -> Attend:
     """Attention of the newest token of each row, which it remembers first; rows of a prompt node lie side by side."""
-    kind = _NativeAttention if has_native_attention(arena.keys[0]) else _TorchAttention
-    return kind(prefixes, arena, live)
+    kind = _NativeAttention if has_native_attention(arena.layers[0]) else _TorchAttention
+    attend = kind(prefixes, arena, live)
+    if arena.layers[0].storage == "f32":
+        return attend
+    return lambda layer, queries, keys, values: attend(layer, turned(queries), turned(keys), values)
 
 
 def decode_past(prefixes: Prefixes, arena: SuffixArena, live: Sequence[LiveRow]) -> Past:
@@ -37,12 +41,11 @@ def decode_past(prefixes: Prefixes, arena: SuffixArena, live: Sequence[LiveRow])
     lengths_S = torch.tensor([row.length for row in live])
     nodes = sorted({node for row in live for node in row.chain})
     own = _own_runs(arena, slots_S.numpy(), lengths_S.numpy() + 1)
-    table = np.concatenate([own, _prompt_runs(prefixes, nodes, len(arena.keys))], axis=1)
+    table = np.concatenate([own, _prompt_runs(prefixes, nodes, len(arena.layers))], axis=1)
     places = {node: len(live) + index for index, node in enumerate(nodes)}
     chains = [[*(places[node] for node in row.chain), index] for index, row in enumerate(live)]
     return Past(
-        arena_keys=arena.keys,
-        arena_values=arena.values,
+        arena=arena.layers,
         slots_S=slots_S,
         places_S=lengths_S,
         spans=_row_spans(chains, table[0, :, 0]),
@@ -58,7 +61,7 @@ class _NativeAttention:
 
     def __call__(self, layer: int, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
         past = self._past
-        remember(keys, values, past.arena_keys[layer], past.arena_values[layer], past.slots_S, past.places_S)
+        remember(keys, values, past.arena[layer], past.slots_S, past.places_S)
         return attend_spans(queries, past.spans, past.runs[layer], keys.shape[1])[0]
 
 
@@ -67,23 +70,26 @@ def _prompt_runs(prefixes: Prefixes, nodes: Sequence[int], num_layers: int) -> n
     runs = np.empty((num_layers, len(nodes), RUN_FIELDS), np.int64)
     layers = np.arange(num_layers)
     for index, node in enumerate(nodes):
-        keys, values = prefixes.kv(node).keys, prefixes.kv(node).values
-        runs[:, index, :3] = keys.shape[1], keys.stride(1), keys.stride(2)
-        for field, tensor in ((3, keys), (4, values)):
-            runs[:, index, field] = tensor.data_ptr() + layers * tensor.stride(0) * tensor.element_size()
+        kv = prefixes.kv(node)
+        runs[:, index, :3] = kv.keys.shape[1], kv.keys.stride(1), kv.keys.stride(2)
+        runs[:, index, 3:] = np.array(kv.addresses()) + layers[:, None] * _entry_bytes(kv)
     return runs
 
 
 def _own_runs(arena: SuffixArena, slots_S: np.ndarray, counts_S: np.ndarray) -> np.ndarray:
     """[layers, S, RUN_FIELDS]."""
-    runs = np.empty((len(arena.keys), len(slots_S), RUN_FIELDS), np.int64)
+    runs = np.empty((len(arena.layers), len(slots_S), RUN_FIELDS), np.int64)
+    keys = arena.layers[0].keys
     runs[:, :, 0] = counts_S
-    runs[:, :, 1], runs[:, :, 2] = arena.keys[0].stride(2), arena.keys[0].stride(1)
-    for field, tensors in ((3, arena.keys), (4, arena.values)):
-        starts = np.array([tensor.data_ptr() for tensor in tensors])
-        slot_bytes = tensors[0].stride(0) * tensors[0].element_size()
-        runs[:, :, field] = starts[:, None] + slots_S[None, :] * slot_bytes
+    runs[:, :, 1], runs[:, :, 2] = keys.stride(2), keys.stride(1)
+    starts = np.array([kv.addresses() for kv in arena.layers])
+    runs[:, :, 3:] = starts[:, None] + slots_S[None, :, None] * _entry_bytes(arena.layers[0])
     return runs
+
+
+def _entry_bytes(kv: KV) -> np.ndarray:
+    """From one entry of the first dimension to the next, of each tensor."""
+    return np.array([0 if tensor is None else tensor.stride(0) * tensor.element_size() for tensor in kv])
 
 
 def _row_spans(chains: Sequence[Sequence[int]], counts: np.ndarray) -> np.ndarray:
@@ -112,15 +118,18 @@ class _TorchAttention:
         seen_C = torch.zeros(arena.num_slots, dtype=torch.long).index_copy_(0, self._slots_S, self._lengths_S)
         hidden_CL = torch.arange(self._longest) > seen_C[:, None]
         # In the dtype of the queries: the fused kernel reads any other as garbage, without a word.
-        mask_CL = arena.keys[0].new_zeros(hidden_CL.shape).masked_fill_(hidden_CL, -torch.inf)
+        mask_CL = arena.layers[0].exact[0].new_zeros(hidden_CL.shape).masked_fill_(hidden_CL, -torch.inf)
         self._mask_C11L = mask_CL[:, None, None, :] if bool(hidden_CL.any()) else None
 
     def __call__(self, layer: int, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
         arena = self._arena
-        remember(keys, values, arena.keys[layer], arena.values[layer], self._slots_S, self._lengths_S)
+        remember(keys, values, arena.layers[layer], self._slots_S, self._lengths_S)
         output, lse = self._attend_suffixes(layer, queries)
         for level in self._levels:
-            blocks = [attend_block(queries[rows], kv.keys[layer], kv.values[layer], causal=False) for kv, rows in level]
+            blocks = [
+                attend_block(queries[rows], *kv.each(lambda tensor: tensor[layer]).exact, causal=False)
+                for kv, rows in level
+            ]
             # A level's nodes lie side by side, so that one merge serves them all.
             rows = slice(level[0][1].start, level[-1][1].stop)
             level_output, level_lse = torch.cat([b for b, _ in blocks]), torch.cat([lse for _, lse in blocks], dim=1)
@@ -129,13 +138,12 @@ class _TorchAttention:
 
     def _attend_suffixes(self, layer: int, queries_SAD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         heads, size = queries_SAD.shape[1:]
-        kv_heads = self._arena.keys[layer].shape[1]
+        keys, values = self._arena.layers[layer].each(lambda tensor: tensor[:, :, : self._longest]).exact
+        kv_heads = keys.shape[1]
         if not self._in_order:
             spread = queries_SAD.new_zeros(self._arena.num_slots, heads, size)
             queries_SAD = spread.index_copy_(0, self._slots_S, queries_SAD)
         queries_CKGD = queries_SAD.reshape(-1, kv_heads, heads // kv_heads, size)
-        keys = self._arena.keys[layer][:, :, : self._longest]
-        values = self._arena.values[layer][:, :, : self._longest]
         output_CKGD, lse_CKG = attend_slots(queries_CKGD, keys, values, self._mask_C11L)
         output, lse = output_CKGD.reshape(-1, heads, size), lse_CKG.reshape(-1, heads).T
         if not self._in_order:

@@ -7,15 +7,16 @@ from dataclasses import dataclass
 
 import torch
 
+from groat.kernels.kv import KV
 from groat.model.spec import ModelSpec
+from groat.types import KVStorage
 
 
 @dataclass(frozen=True, slots=True)
-class PrefixKV:
+class Prefix:
     """One run of prompt tokens: keys and values [layers, L, K, D], and the hidden state [H] of its last token."""
 
-    keys: torch.Tensor
-    values: torch.Tensor
+    kv: KV
     last_hidden_H: torch.Tensor
 
 
@@ -28,16 +29,14 @@ class SuffixArena:
 
     block = 64
 
-    def __init__(self, spec: ModelSpec, max_length: int, dtype: torch.dtype) -> None:
-        self._spec = spec
+    def __init__(self, spec: ModelSpec, max_length: int, storage: KVStorage, dtype: torch.dtype) -> None:
         self._max_length = max_length
-        empty = torch.empty(0, spec.num_kv_heads, min(self.block, max_length), spec.head_dim, dtype=dtype)
-        self.keys = [empty] * spec.num_layers
-        self.values = [empty] * spec.num_layers
+        empty = KV.zeros((0, spec.num_kv_heads, min(self.block, max_length), spec.head_dim), storage, dtype)
+        self.layers = [empty] * spec.num_layers
 
     @property
     def num_slots(self) -> int:
-        return self.keys[0].shape[0]
+        return self.layers[0].keys.shape[0]
 
     def rearrange(self, slots: Sequence[int | None]) -> None:
         """Slot i becomes what slot `slots[i]` was, or an empty one for None."""
@@ -54,7 +53,7 @@ class SuffixArena:
 
     def reserve(self, length: int) -> None:
         """Make room for `length` tokens per slot."""
-        have = self.keys[0].shape[2]
+        have = self.layers[0].keys.shape[2]
         if length <= have:
             return
         blocks = -(-max(length, have + have // 2) // self.block)
@@ -68,7 +67,6 @@ class SuffixArena:
         self._replace(longer)
 
     def _replace(self, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        for tensors in (self.keys, self.values):
-            for layer in range(self._spec.num_layers):
-                # One layer at a time: the old and the new arena never exist whole at once.
-                tensors[layer] = change(tensors[layer])
+        for layer, kv in enumerate(self.layers):
+            # One layer at a time: the old and the new arena never exist whole at once.
+            self.layers[layer] = kv.each(change)

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from groat.kernels.attend import Runs
+from groat.kernels.kv import KV, turned
 from groat.model.attention import tree_attention_with_lse
 from groat.model.decoder import Decoder
 from groat.model.lora import Adapter
-from groat.sampling.native.cache import PrefixKV
+from groat.sampling.native.cache import Prefix
 from groat.trees import Forest, Node, grow
 
 
@@ -26,14 +26,15 @@ class Prefixes:
         self._max_tokens = max_tokens
         self._forest: Forest = grow(prompts, max_run=max_tokens)
         self._needed = Counter(node for chain in self._forest.chains for node in chain)
-        self._kv: dict[int, PrefixKV] = {}
+        self._computed: dict[int, Prefix] = {}
 
     def chain(self, prompt: int) -> tuple[int, ...]:
         """The nodes of a prompt, root first."""
         return self._forest.chains[prompt]
 
-    def kv(self, node: int) -> PrefixKV:
-        return self._kv[node]
+    def kv(self, node: int) -> KV:
+        """Of a node's tokens, [layers, L, K, D]."""
+        return self._computed[node].kv
 
     def rank(self, prompt: int) -> int:
         """Prompts in the order of their ranks keep every node's prompts side by side."""
@@ -41,11 +42,11 @@ class Prefixes:
 
     def last_hidden(self, prompt: int) -> torch.Tensor:
         """The hidden state [H] that predicts the first token of a completion."""
-        return self._kv[self.chain(prompt)[-1]].last_hidden_H
+        return self._computed[self.chain(prompt)[-1]].last_hidden_H
 
     def compute(self, prompts: Sequence[int]) -> int:
         """Make sure of the keys and values of these prompts; returns how many tokens that took."""
-        missing = sorted({node for prompt in prompts for node in self.chain(prompt)} - self._kv.keys())
+        missing = sorted({node for prompt in prompts for node in self.chain(prompt)} - self._computed.keys())
         for nodes in self._batches(missing):
             self._compute_nodes(nodes)
         return sum(self._forest.nodes[node].end - self._forest.nodes[node].start for node in missing)
@@ -55,7 +56,7 @@ class Prefixes:
         for node in self.chain(prompt):
             self._needed[node] -= 1
             if not self._needed[node]:
-                del self._kv[node]
+                del self._computed[node]
 
     def _batches(self, missing: Sequence[int]) -> Iterator[list[int]]:
         batch: list[int] = []
@@ -73,30 +74,30 @@ class Prefixes:
     def _compute_nodes(self, batch: Sequence[int]) -> None:
         """One forward over the tokens of these nodes, whose other ancestors are computed already."""
         layout, contexts, rows = self._lay_out(batch)
-        kept = [self._empty(node.end - node.start) for node in layout]
+        weights = self._decoder.weights
+        storage, dtype, spec = weights.kv_storage, weights.dtype, self._decoder.spec
+        kept = [
+            KV.zeros((spec.num_layers, node.end - node.start, spec.num_kv_heads, spec.head_dim), storage, dtype)
+            for node in layout
+        ]
 
         def attend(layer: int, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-            for node, (node_keys, node_values) in zip(layout, kept, strict=True):
-                node_keys[layer] = keys[node.start : node.end]
-                node_values[layer] = values[node.start : node.end]
+            if storage == "int8":
+                queries, keys = turned(queries), turned(keys)
+            own = KV.keep(keys, values, storage)
+            for node, kv in zip(layout, kept, strict=True):
+                kv.put(layer, own.each(lambda tensor, node=node: tensor[node.start : node.end]))
             before = {
-                node: [Runs(self._kv[ancestor].keys[layer], self._kv[ancestor].values[layer]) for ancestor in ancestors]
+                node: [self.kv(ancestor).each(lambda tensor: tensor[layer]) for ancestor in ancestors]
                 for node, ancestors in contexts.items()
             }
-            return tree_attention_with_lse(queries, keys, values, layout, before)[0]
+            return tree_attention_with_lse(queries, own, layout, before)[0]
 
         token_ids = torch.tensor([self._forest.token_ids[row] for row in rows])
         positions = torch.tensor([self._forest.positions[row] for row in rows])
         hidden_TH = self._decoder.hidden(token_ids, positions, attend, self._adapter)
-        for index, node, (keys, values) in zip(batch, layout, kept, strict=True):
-            self._kv[index] = PrefixKV(keys, values, hidden_TH[node.end - 1].clone())
-
-    def _empty(self, tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Room for the keys and the values of a node."""
-        spec = self._decoder.spec
-        shape = (spec.num_layers, tokens, spec.num_kv_heads, spec.head_dim)
-        dtype = self._decoder.weights.dtype
-        return torch.empty(shape, dtype=dtype), torch.empty(shape, dtype=dtype)
+        for index, node, kv in zip(batch, layout, kept, strict=True):
+            self._computed[index] = Prefix(kv, hidden_TH[node.end - 1].clone())
 
     def _lay_out(self, batch: Sequence[int]) -> tuple[list[Node], dict[int, list[int]], list[int]]:
         """Nodes laid out anew without gaps, the computed ancestors of the topmost, and the forest's rows."""
@@ -110,7 +111,7 @@ class Prefixes:
                 self._forest.nodes[n] for n in batch if node.start <= self._forest.nodes[n].start < node.subtree_end
             ]
             start, size = len(rows), sum(other.end - other.start for other in inside)
-            computed = [ancestor for ancestor in ancestors if ancestor in self._kv]
+            computed = [ancestor for ancestor in ancestors if ancestor in self._computed]
             is_top = len(computed) == len(ancestors)
             if is_top:
                 contexts[len(layout)] = computed

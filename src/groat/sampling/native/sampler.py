@@ -140,11 +140,12 @@ class _Rollout:
         self._params = params
         self._max_concurrent = max_concurrent
         self._guard = guard
-        self._kv_bytes = kv_bytes(decoder.spec)
+        self._kv_bytes = kv_bytes(decoder.spec, decoder.weights.kv_storage)
         self._num_advances = 0
         self._prefixes = prefixes
         self._decode_newest = decode_with(decoder, adapter)
-        self._arena = SuffixArena(decoder.spec, params.max_completion_length, decoder.weights.dtype)
+        weights = decoder.weights
+        self._arena = SuffixArena(decoder.spec, params.max_completion_length, weights.kv_storage, weights.dtype)
         self._waiting = [
             _Sequence(prompt=prompt, index=index, uniforms=_uniforms(seeds[prompt], index, params))
             for prompt in sorted(range(len(prompts)), key=self._prefixes.rank)
