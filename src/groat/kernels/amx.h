@@ -24,13 +24,19 @@ struct alignas(64) TileShapes {
   uint8_t palette = 1, start_row = 0, reserved[14] = {};
   uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
   uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+
+  // The first `tiles` have so many rows only.
+  static TileShapes lower(long rows, int tiles) {
+    TileShapes shapes;
+    std::fill(shapes.rows, shapes.rows + tiles, uint8_t(rows));
+    return shapes;
+  }
 };
 
-// A thread's tiles are ready for `multiply_strips` while this lives.
+// A thread's tiles have these shapes while this lives; those of `multiply_strips`, if they are not given.
 class MatrixTiles {
  public:
-  MatrixTiles() {
-    const TileShapes shapes;
+  explicit MatrixTiles(const TileShapes& shapes = TileShapes()) {
     asm volatile("" ::: "memory");  // they are read behind the compiler's back
     if (tiles_are_allowed()) _tile_loadconfig(&shapes);
   }

@@ -5,7 +5,7 @@
 // has the attention, bit for bit, that it has in the learner's trees. Products in int8 need that: rounding turns the
 // smallest difference into a step.
 
-#include "attention.h"
+#include "attention_tiles.h"
 #include "workers.h"
 
 #if defined(__AVX__)
@@ -14,7 +14,6 @@
 
 namespace {
 
-constexpr int KEYS = 64;                // of a block
 constexpr int WEIGHED_QUERIES = 24;     // at a time
 constexpr int FOUR = 4;                 // numbers of a key that lie side by side
 constexpr int TOGETHER = LANES / FOUR;  // keys that share a vector
@@ -45,81 +44,39 @@ __attribute__((always_inline)) inline Vec sums_of_fours(const Vec* vectors) {
   return __builtin_shuffle(sums, lanes % TOGETHER * FOUR + lanes / TOGETHER);
 }
 
-inline float largest_lane(Vec value) {
-  const IntVec lanes = lane_numbers();
-#pragma GCC unroll 4
-  for (int step = LANES / 2; step; step /= 2) {
-    const Vec other = __builtin_shuffle(value, lanes ^ step);
-    value = value > other ? value : other;
-  }
-  return value[0];
-}
-
-// What the next task will read of its own tokens, asked for little by little while this one computes. In four places at
-// once, because the CPU goes on reading from each of them by itself.
-struct Ahead {
-  static constexpr long LINE = 64, MOST = 1 << 17;  // so many bytes of keys and of values wait in the second cache
-  const char* places[4] = {};
-  long lines_left = 0;  // in each place
-
-  Ahead() = default;
-  Ahead(const Run& run, long kv_head, long size, long number_bytes) {
-    if (run.token_stride != size) return;
-    lines_left = std::min(run.count * size * number_bytes, MOST) / LINE / 2;
-    const long skipped = kv_head * run.head_stride * number_bytes;
-    places[0] = static_cast<const char*>(run.keys) + skipped, places[1] = static_cast<const char*>(run.values) + skipped;
-    places[2] = places[0] + lines_left * LINE, places[3] = places[1] + lines_left * LINE;
-  }
-  void fetch(long lines) {
-    if (!lines_left) return;
-    lines = std::min(lines, lines_left);
-    for (const char*& place : places)
-      for (long line = 0; line < lines; line++, place += LINE) __builtin_prefetch(place, 0, 2);
-    lines_left -= lines;
-  }
-};
-
-// Of one kv head, a token's numbers.
-template <class Number>
-struct Head {
-  const Number* numbers;
-  float scale;  // of int8
-
-  Vec part(long column, long size) const { return exact(load_part(numbers + column, size - column), scale); }
-};
-
 // Values as rows of a product.
 template <class Number>
 struct ValueRows {
-  const Head<Number>* heads;
-  long size;
+  const Heads<Number>* heads;
+  long first, size;
 
-  Vec part(long row, long column) const { return heads[row].part(column, size); }
-  ValueRows from(long row) const { return {heads + row, size}; }
+  Vec part(long row, long column) const { return heads->part(first + row, column, size); }
 };
 
 // Up to KEYS keys and their values. In `packed` the keys lie as they are multiplied: for every TOGETHER of them vectors with
 // four numbers of each.
 template <class Number>
-struct Block {
-  Head<Number> keys[KEYS], values[KEYS];
-  int count;
+struct Block : KeyBlock<Number> {
+  using KeyBlock<Number>::keys, KeyBlock<Number>::ahead;
   long size, padded;
   float* packed;
-  Ahead ahead;
 
   Block(const Shape& shape, Room& room) : size(shape.size), padded(shape.padded()), packed(room.take(KEYS * padded)) {}
   static long lines(const Shape& shape) { return Room::lines_of(KEYS * shape.padded()); }
 
-  ValueRows<Number> value_rows() const { return {values, size}; }
+  ValueRows<Number> values_from(long first) const { return {&this->values, first, size}; }
 
   void pack() {
-    const int whole = (count + LANES - 1) / LANES * LANES;
-    for (int key = count; key < whole; key++) keys[key] = keys[0];
+    const int whole = this->fill(LANES);
     float* to = packed;
     for (int key = 0; key < whole; key += TOGETHER) {
-      ahead.fetch(4);
-      to = pack_some(keys + key, to);
+      for (long column = 0; column < size; column += LANES) {
+        Vec rows[TOGETHER];
+        for (int i = 0; i < TOGETHER; i++) rows[i] = keys.part(key + i, column, size);
+        ahead.fetch(1);
+        turn<FOUR>(rows);
+        for (int i = 0; i < TOGETHER; i++, to += LANES) store(to, rows[i]);
+      }
     }
   }
 
@@ -134,47 +91,6 @@ struct Block {
   }
 
  private:
-  // TOGETHER keys; returns where the next ones go.
-  float* pack_some(const Head<Number>* some, float* to) const {
-#if defined(__AVX512F__)
-    if constexpr (sizeof(Number) == 1)
-      if (size % 64 == 0) return pack_bytes(some, to);
-#endif
-    for (long column = 0; column < size; column += LANES) {
-      Vec rows[TOGETHER];
-      for (int i = 0; i < TOGETHER; i++) rows[i] = some[i].part(column, size);
-      turn<FOUR>(rows);
-      for (int i = 0; i < TOGETHER; i++, to += LANES) store(to, rows[i]);
-    }
-    return to;
-  }
-
-#if defined(__AVX512F__)
-  // The same, put in order before the bytes become fp32: a quarter of the shuffles.
-  float* pack_bytes(const Head<Number>* some, float* to) const {
-    const Vec scales = (Vec)_mm512_setr_ps(
-        some[0].scale, some[0].scale, some[0].scale, some[0].scale, some[1].scale, some[1].scale, some[1].scale,
-        some[1].scale, some[2].scale, some[2].scale, some[2].scale, some[2].scale, some[3].scale, some[3].scale,
-        some[3].scale, some[3].scale);
-    alignas(64) int8_t fours[4][64];  // of every fourth four numbers of the keys
-    for (long column = 0; column < size; column += 64) {
-      __m512i rows[TOGETHER], pairs[TOGETHER];
-      for (int i = 0; i < TOGETHER; i++) rows[i] = _mm512_loadu_si512(some[i].numbers + column);
-      for (int i = 0; i < TOGETHER; i += 2) {
-        pairs[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
-        pairs[i + 1] = _mm512_unpackhi_epi32(rows[i], rows[i + 1]);
-      }
-      for (int i = 0; i < 2; i++) {
-        _mm512_store_si512(fours[2 * i], _mm512_unpacklo_epi64(pairs[i], pairs[i + 2]));
-        _mm512_store_si512(fours[2 * i + 1], _mm512_unpackhi_epi64(pairs[i], pairs[i + 2]));
-      }
-      for (int lane = 0; lane < 4; lane++)
-        for (int i = 0; i < 4; i++, to += LANES) store(to, __builtin_convertvector(widened(fours[i] + lane * LANES), Vec) * scales);
-    }
-    return to;
-  }
-#endif
-
   // Not inlined, or the sums would share their registers with what surrounds them.
   template <int TALL>
   __attribute__((noinline)) void score_strip(const float* queries, int num_keys, float* scores) const {
@@ -199,42 +115,19 @@ struct Block {
   }
 };
 
-// Goes along the runs of a span and gives out their keys a block at a time.
-template <class Number>
-struct Walk {
-  const Run* run;
-  long kv_head, size, inside = 0;
-
-  void next(int count, Block<Number>& block) {
-    block.count = count;
-    for (int key = 0; key < count;) {
-      const long some = std::min(long(count - key), run->count - inside);
-      heads(run->keys, run->key_scales, some, block.keys + key);
-      heads(run->values, run->value_scales, some, block.values + key);
-      key += some, inside += some;
-      if (inside == run->count) run++, inside = 0;
-    }
-  }
-
- private:
-  // Those of the next tokens of the run.
-  void heads(const void* numbers, const float* scales, long count, Head<Number>* to) const {
-    const long first = inside * run->token_stride + kv_head * run->head_stride;
-    const Number* from = static_cast<const Number*>(numbers) + first;
-    for (long i = 0; i < count; i++) to[i] = {from + i * run->token_stride, 1.0f};
-    if (!scales) return;
-    const float* scale = scales + first / size;
-    for (long i = 0, stride = run->token_stride / size; i < count; i++) to[i].scale = scale[i * stride];
-  }
-};
-
-// The queries of a task over ever more keys: maximum, sum by lanes and output of the softmax so far (arXiv:2205.14135).
+// The queries of a task over ever more keys.
+template <class Of>
 struct Running {
+  using Number = Of;
+  using Block = ::Block<Number>;
+  struct Setup {
+    explicit Setup(long) {}
+  };
   const Task& task;
   long padded;
   float *queries, *outputs, *maxima, *sums, *scores;
 
-  Running(const Task& task, const float* from, Room& room) : task(task), padded(task.shape->padded()) {
+  Running(const Task& task, const float* from, long, Room& room) : task(task), padded(task.shape->padded()) {
     const long count = task.num_queries(), size = task.shape->size;
     queries = room.take(count * padded), outputs = room.take(count * padded);
     maxima = room.take(count), sums = room.take(count * LANES), scores = room.take(WEIGHED_QUERIES * KEYS);
@@ -255,8 +148,7 @@ struct Running {
   }
 
   // The keys from position `start` on.
-  template <class Number>
-  void attend(Block<Number>& block, long start) {
+  void attend(Block& block, long start) {
     const long hidden = std::max(0L, start - task.span->position - task.from) * task.shape->group();
     for (long first = hidden, count = task.num_queries(); first < count; first += WEIGHED_QUERIES) {
       const long some = std::min(long(WEIGHED_QUERIES), count - first);
@@ -264,7 +156,7 @@ struct Running {
       block.score(queries + first * padded, some, seen(first + some - 1, start), scores);
       for (long i = 0; i < some; i++) {
         block.ahead.fetch(4);
-        weigh(scores + i * KEYS, seen(first + i, start), first + i);
+        softmax(first + i).weigh(scores + i * KEYS, seen(first + i, start));
       }
       block.ahead.fetch(4);
       for (long i = 0; i < some; i += TILE_ROWS)
@@ -275,7 +167,7 @@ struct Running {
   void finish(float* out, float* lse) const {
     const long size = task.shape->size;
     for (long query = 0; query < task.num_queries(); query++) {
-      const float total = sum(load(sums + query * LANES)), inverse = 1.0f / total;
+      const float total = softmax(query).total(), inverse = 1.0f / total;
       float* to = out + task.place(query) * size;
       for (long i = 0; i < size; i++) to[i] = outputs[query * padded + i] * inverse;
       if (lse) lse[task.lse_place(query)] = maxima[query] + std::log(total);
@@ -283,57 +175,23 @@ struct Running {
   }
 
  private:
-  // How many keys of the block that begins at `start`.
-  int seen(long query, long start) const {
-    return int(std::min(long(KEYS), task.span->position + task.from + query / task.shape->group() + 1 - start));
-  }
+  Softmax softmax(long query) const { return {maxima + query, sums + query * LANES, outputs + query * padded, padded}; }
 
-  // Scores become weights relative to the running maximum; what was summed before is scaled to a new maximum. Not
-  // inlined: compiled once, it rounds in one way.
-  __attribute__((noinline)) void weigh(float* scores, int count, long query) {
-    const int whole = (count + LANES - 1) / LANES * LANES;
-    if (whole > count) {
-      float* last = scores + whole - LANES;
-      store(last, lane_numbers() < count % LANES ? load(last) : splat(-std::numeric_limits<float>::infinity()));
-    }
-    const float before = maxima[query];
-    Vec highest = splat(before), total = load(sums + query * LANES);
-    for (int key = 0; key < whole; key += LANES) {
-      const Vec here = load(scores + key);
-      highest = here > highest ? here : highest;
-    }
-    const float maximum = largest_lane(highest);
-    if (maximum > before) {
-      const Vec factor = exponential(splat(before - maximum));
-      total *= factor;
-      for (long i = 0; i < padded; i += LANES) {
-        float* to = outputs + query * padded + i;
-        store(to, load(to) * factor);
-      }
-      maxima[query] = maximum;
-    }
-    for (int key = 0; key < whole; key += LANES) {
-      const Vec weight = exponential(load(scores + key) - maximum);
-      store(scores + key, weight);
-      total += weight;
-    }
-    store(sums + query * LANES, total);
-  }
+  int seen(long query, long start) const { return task.seen(query, start, KEYS); }
 
   // Weighed values of some queries: first of the keys that all of them see.
-  template <class Number>
-  void add(const Block<Number>& block, long start, long first, long some, const float* weights) {
+  void add(const Block& block, long start, long first, long some, const float* weights) {
     const int common = seen(first, start);
     float* to = outputs + first * padded;
-    multiply({weights, KEYS, 1}, block.value_rows(), some, padded, common, {to, padded, true});
+    multiply({weights, KEYS, 1}, block.values_from(0), some, padded, common, {to, padded, true});
     for (long i = 1; i < some; i++)
       if (const int more = seen(first + i, start) - common)
-        multiply({weights + i * KEYS + common, KEYS, 1}, block.value_rows().from(common), 1, padded, more,
+        multiply({weights + i * KEYS + common, KEYS, 1}, block.values_from(common), 1, padded, more,
                  {to + i * padded, padded, true});
   }
 };
 
-template <class Number>
+template <class Running>
 void attend(const Shape& shape, const float* queries, float* out, float* lse, const Span* spans, long num_spans,
             const Run* runs, int threads) {
   std::vector<Task> tasks = tasks_of(spans, num_spans, shape);
@@ -347,13 +205,13 @@ void attend(const Shape& shape, const float* queries, float* out, float* lse, co
   const auto do_task = [&](long number, Room& room) {
     const Task& task = tasks[number];
     room.clear();
-    Running running(task, queries, room);
-    Block<Number> block(shape, room);
+    Running running(task, queries, most, room);
+    typename Running::Block block(shape, room);
     if ((number + 1) % at_once && number + 1 < num_tasks) {
       const Task& next = tasks[number + 1];
-      block.ahead = Ahead(runs[next.span->first_run + next.span->runs - 1], next.kv_head, shape.size, sizeof(Number));
+      block.ahead = Ahead(runs[next.span->first_run + next.span->runs - 1], next.kv_head, shape.size, sizeof(typename Running::Number));
     }
-    Walk<Number> walk{runs + task.span->first_run, task.kv_head, shape.size};
+    Walk<typename Running::Number> walk{runs + task.span->first_run, task.kv_head, shape.size};
     for (long start = 0; start < task.num_keys(); start += KEYS) {
       walk.next(int(std::min(long(KEYS), task.num_keys() - start)), block);
       block.pack();
@@ -361,10 +219,11 @@ void attend(const Shape& shape, const float* queries, float* out, float* lse, co
     }
     running.finish(out, lse);
   };
-  const long lines = Running::lines(most, shape) + Block<Number>::lines(shape);
+  const long lines = Running::lines(most, shape) + Running::Block::lines(shape);
   if (member()) {
     by_workers(threads, [&](const Worker& worker) {
       Room room(lines);
+      const typename Running::Setup setup(most);
       worker.each(num_tasks, [&](long number) { do_task(number, room); });
     });
     return;
@@ -372,6 +231,7 @@ void attend(const Shape& shape, const float* queries, float* out, float* lse, co
 #pragma omp parallel num_threads(threads)
   {
     Room room(lines);
+    const typename Running::Setup setup(most);
 #pragma omp for schedule(dynamic, at_once)
     for (long number = 0; number < num_tasks; number++) do_task(number, room);
   }
@@ -385,7 +245,12 @@ extern "C" {
 void groat_attend(const float* queries, float* out, float* lse, const Span* spans, long num_spans, const Run* runs,
                   long rows, long heads, long kv_heads, long size, int threads) {
   const Shape shape{rows, heads, kv_heads, size};
-  (runs->key_scales ? attend<int8_t> : attend<float>)(shape, queries, out, lse, spans, num_spans, runs, threads);
+  const auto attend_in_any_way = [&](auto attend) { attend(shape, queries, out, lse, spans, num_spans, runs, threads); };
+  if (!runs->key_scales) return attend_in_any_way(attend<Running<float>>);
+#if GROAT_ATTENDS_BY_TILES
+  if (tiles_attend(shape)) return attend_in_any_way(attend<TileRunning>);
+#endif
+  attend_in_any_way(attend<Running<int8_t>>);
 }
 
 }  // extern "C"

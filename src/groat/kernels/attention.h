@@ -26,6 +26,10 @@ struct Task {
   long row(long query) const { return span->first_row + from + query / shape->group(); }
   long head(long query) const { return kv_head * shape->group() + query % shape->group(); }
   long place(long query) const { return row(query) * shape->heads + head(query); }     // in [T, A]
+  // How many of the `most` keys that follow position `start`.
+  int seen(long query, long start, int most) const {
+    return int(std::min(long(most), span->position + from + query / shape->group() + 1 - start));
+  }
   long lse_place(long query) const { return head(query) * shape->rows + row(query); }  // in [A, T]
 };
 

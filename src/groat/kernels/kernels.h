@@ -68,7 +68,7 @@ void groat_attend_backward(const float* grad, const float* queries, const float*
 void groat_remember(const float* keys, const float* values, const Numbers* arena_keys, const Numbers* arena_values,
                     const int64_t* slots, const int64_t* lengths, long rows, long kv_heads, long length, long size);
 void groat_hadamard(float* x, long rows, long size, int threads);
-void groat_round_heads(float* x, long rows, long size, int threads);
+void groat_round_heads(float* x, int8_t* codes, float* scales, long rows, long size, int threads);
 
 }  // extern "C"
 

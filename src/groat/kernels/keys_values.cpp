@@ -55,12 +55,13 @@ void groat_hadamard(float* x, long rows, long size, int threads) {
   in_parallel(rows, rows * size > 8192 ? threads : 1, [&](long row) { hadamard(x + row * size, size); });
 }
 
-// Heads x[rows, size] become, in place, what they are after rounding to int8.
-void groat_round_heads(float* x, long rows, long size, int threads) {
+// Heads x[rows, size] in int8, `scales` one each; in place they become what those stand for.
+void groat_round_heads(float* x, int8_t* codes, float* scales, long rows, long size, int threads) {
   in_parallel(rows, rows * size > 8192 ? threads : 1, [&](long row) {
     float* head = x + row * size;
-    const RoundedHead rounded(head, size);
-    for (long i = 0; i < size; i += LANES) store_part(head + i, size - i, exact(rounded.part(i), rounded.scale));
+    scales[row] = to_int8(head, size, codes + row * size);
+    for (long i = 0; i < size; i += LANES)
+      store_part(head + i, size - i, exact(load_part(codes + row * size + i, size - i), scales[row]));
   });
 }
 

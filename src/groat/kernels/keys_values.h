@@ -61,11 +61,11 @@ inline void store_part(int8_t* to, long count, IntVec part) {
 inline Vec exact(Vec number, float) { return number; }
 inline Vec exact(IntVec number, float scale) { return __builtin_convertvector(number, Vec) * scale; }
 
-// A head rounded to 127 steps either side of zero. If its numbers are not all finite the scale is NaN, so that what is
+// A head rounded to so many steps either side of zero. If its numbers are not all finite the scale is NaN, so that what is
 // computed with them is not finite either, and the step is noticed.
 class RoundedHead {
  public:
-  RoundedHead(const float* head, long size) : head(head), size(size) {
+  RoundedHead(const float* head, long size, float most_steps = 127.0f) : head(head), size(size) {
     IntVec most = {};  // as whole numbers, magnitudes have the same order, with NaN above all
     for (long i = 0; i < size; i += LANES) {
       const IntVec here = (IntVec)load_part(head + i, size - i) & 0x7FFFFFFF;
@@ -76,8 +76,8 @@ class RoundedHead {
     float largest;
     std::memcpy(&largest, &bits, sizeof largest);
     is_finite = bits < 0x7F800000;
-    scale = is_finite ? largest / 127.0f : std::numeric_limits<float>::quiet_NaN();
-    steps = is_finite && largest > 0 ? 127.0f / largest : 0.0f;
+    scale = is_finite ? largest / most_steps : std::numeric_limits<float>::quiet_NaN();
+    steps = is_finite && largest > 0 ? most_steps / largest : 0.0f;
   }
 
   // The numbers from a column on, in steps.

@@ -142,13 +142,6 @@ class Forward {
     });
   }
 
-  // Keys and values become what they are where they are kept.
-  void round(const Activations& to) const {
-    if (!shape.rounds_heads) return;
-    for (float* numbers : {to.keys, to.values})
-      groat_round_heads(numbers, tokens.rows * shape.kv_heads, shape.head_size, threads);
-  }
-
   void attend(const Activations& to, const Run* runs, float* lse) const {
     groat_attend(to.queries, to.mixed, lse, tokens.spans, tokens.num_spans, runs, tokens.rows, shape.heads,
                  shape.kv_heads, shape.head_size, threads);

@@ -198,7 +198,7 @@ class CompiledLayers:
         A row's numbers are those of `decoder_layer`, bit for bit.
         """
         output_TH, kept = room_like(input_TH, *input_TH.shape), self._room(input_TH, self._sizes.kept)
-        room = self._room(input_TH, self._sizes.forward, torch.get_num_threads() * _ROUNDING)
+        room = self._room(input_TH, self._sizes.forward + self._sizes.rounded, torch.get_num_threads() * _ROUNDING)
         self._native.groat_layer_forward(
             *(self._address(index), ctypes.addressof(self._shape), *tokens.arguments()),
             *(input_TH.data_ptr(), output_TH.data_ptr(), kept.data_ptr()),
@@ -298,6 +298,8 @@ class _RowSizes(NamedTuple):
     """What backward needs of a layer, beside its input."""
     forward: int
     """What a layer takes beside that."""
+    rounded: int
+    """Keys and values in int8, beside their fp32, while forward attends to them."""
     backward: int
     between: int
     """Gradients that backward has of all rows at once."""
@@ -311,11 +313,13 @@ class _RowSizes(NamedTuple):
         plain = (queries if layer.query_norm_D is not None else 0) + (keys if layer.key_norm_D is not None else 0)
         inverses = shape.num_heads + shape.num_kv_heads
         heads = queries + 2 * keys
+        in_int8 = shape.kv_storage == "int8"
         return cls(
             kept=2 * (queries + keys) + shape.num_heads + hidden + 2 * inner + plain + sum(downs),
             forward=max(heads + hidden + plain, hidden + inner)
             + inverses
             + max(scratch_floats(linear.weight_NK) for linear in linears),
+            rounded=2 * (-(-keys // 4) + shape.num_kv_heads) if in_int8 else 0,
             between=hidden + queries + heads,
             backward=max(4 * inner, 2 * inner + 2 * hidden, heads + queries + plain, heads + 2 * hidden)
             + inverses

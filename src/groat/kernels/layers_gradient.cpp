@@ -16,7 +16,7 @@ struct OwnRun {
 
 namespace {
 
-// The runs of a layer's own keys and values.
+// The runs of a layer's own keys and values, in fp32.
 std::vector<Run> runs_of(const OwnRun* own, long count, const DecoderShape& shape, const Activations& from) {
   const long stride = shape.kv_heads * shape.head_size;
   std::vector<Run> runs;
@@ -26,6 +26,38 @@ std::vector<Run> runs_of(const OwnRun* own, long count, const DecoderShape& shap
   }
   return runs;
 }
+
+// A layer's own keys and values in int8, as a sampler keeps them.
+class RoundedHeads {
+ public:
+  RoundedHeads(Room& room, const DecoderShape& shape, long rows) : shape(shape) {
+    const long heads = rows * shape.kv_heads, floats = (heads * shape.head_size + 3) / 4;
+    keys = reinterpret_cast<int8_t*>(room.take(floats)), values = reinterpret_cast<int8_t*>(room.take(floats));
+    key_scales = room.take(heads), value_scales = room.take(heads);
+  }
+
+  // Rounds the rows from one on, which then are in fp32 what they are in int8.
+  void round(const Activations& rows, long from, long count, int threads) const {
+    const long head = from * shape.kv_heads, heads = count * shape.kv_heads, size = shape.head_size;
+    groat_round_heads(rows.keys, keys + head * size, key_scales + head, heads, size, threads);
+    groat_round_heads(rows.values, values + head * size, value_scales + head, heads, size, threads);
+  }
+
+  std::vector<Run> runs(const OwnRun* own, long count) const {
+    std::vector<Run> runs;
+    for (long i = 0; i < count; i++) {
+      const long head = own[i].start * shape.kv_heads, skipped = head * shape.head_size;
+      runs.push_back({own[i].count, shape.kv_heads * shape.head_size, shape.head_size, keys + skipped, values + skipped,
+                      key_scales + head, value_scales + head});
+    }
+    return runs;
+  }
+
+ private:
+  const DecoderShape& shape;
+  int8_t *keys, *values;
+  float *key_scales, *value_scales;
+};
 
 // Of one share of the rows; all pointers are to its own.
 class Backward {
@@ -162,16 +194,20 @@ extern "C" {
 void groat_layer_forward(const DecoderLayer* layer, const DecoderShape* shape, const Tokens* tokens, const OwnRun* own,
                          long num_runs, const float* input, float* output, float* kept, float* memory, long row_floats,
                          int threads) {
-  Room all{kept};
+  Room all{kept}, room{memory};
   const Activations to(all, *layer, *shape, tokens->rows);
-  by_shares(*tokens, memory, row_floats, threads, [&](const Share& share, long, Room room) {
+  const bool rounds = shape->rounds_heads;
+  const RoundedHeads rounded(room, *shape, rounds ? tokens->rows : 0);
+  float* rest = room.next;
+  by_shares(*tokens, rest, row_floats, threads, [&](const Share& share, long, Room room) {
     const Forward forward(*shape, share.tokens, share.threads);
     const Activations own_rows = to.from(share.from, *layer, *shape);
     forward.project(*layer, input + share.from * shape->hidden, own_rows, room);
-    forward.round(own_rows);
+    if (rounds) rounded.round(own_rows, share.from, share.tokens.rows, share.threads);
   });
-  Forward(*shape, *tokens, threads).attend(to, runs_of(own, num_runs, *shape, to).data(), to.lse);
-  by_shares(*tokens, memory, row_floats, threads, [&](const Share& share, long, Room room) {
+  const std::vector<Run> runs = rounds ? rounded.runs(own, num_runs) : runs_of(own, num_runs, *shape, to);
+  Forward(*shape, *tokens, threads).attend(to, runs.data(), to.lse);
+  by_shares(*tokens, rest, row_floats, threads, [&](const Share& share, long, Room room) {
     const long first = share.from * shape->hidden;
     Forward(*shape, share.tokens, share.threads)
         .finish(*layer, input + first, to.from(share.from, *layer, *shape), output + first, room);

@@ -10,12 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from groat.kernels.attend import attend_spans, attend_spans_backward, has_native_attention, tree_spans
-from groat.kernels.kv import KV, rounded, turned
+from groat.kernels.kv import KV, turned
 from groat.kernels.rooms import room_like
 from groat.trees import Node
 from groat.types import KVStorage
@@ -132,20 +132,38 @@ class _TreeAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, queries_TAD: torch.Tensor, keys_TKD: torch.Tensor, values_TKD: torch.Tensor, nodes: Sequence[Node]
+        ctx: Any,
+        queries_TAD: torch.Tensor,
+        keys_TKD: torch.Tensor,
+        values_TKD: torch.Tensor,
+        nodes: Sequence[Node],
+        kv_storage: KVStorage,
     ) -> torch.Tensor:
-        own = KV.keep(keys_TKD, values_TKD, "f32")
+        queries_TAD, own = as_kept(queries_TAD, keys_TKD, values_TKD, kv_storage)
         output_TAD, lse_AT = tree_attention_with_lse(queries_TAD, own, nodes)
-        ctx.save_for_backward(queries_TAD, keys_TKD, values_TKD, output_TAD, lse_AT)
-        ctx.nodes = nodes
+        ctx.save_for_backward(queries_TAD, *own.exact, output_TAD, lse_AT)
+        ctx.nodes, ctx.kv_storage = nodes, kv_storage
         return output_TAD
 
     @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, None]:
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, None, None]:
+        """To the gradient, rounding is nothing."""
         (grad_TAD,) = grads
         queries_TAD, keys_TKD, values_TKD, output_TAD, lse_AT = ctx.saved_tensors
         gradients = tree_gradients(grad_TAD, queries_TAD, keys_TKD, values_TKD, output_TAD, lse_AT, ctx.nodes)
-        return (*gradients, None)
+        grad_q_TAD, grad_k_TKD, grad_v_TKD = gradients
+        if ctx.kv_storage == "int8":
+            grad_q_TAD, grad_k_TKD = turned(grad_q_TAD), turned(grad_k_TKD)
+        return grad_q_TAD, grad_k_TKD, grad_v_TKD, None, None
+
+
+def as_kept(
+    queries_TAD: torch.Tensor, keys_TKD: torch.Tensor, values_TKD: torch.Tensor, storage: KVStorage
+) -> tuple[torch.Tensor, KV]:
+    """The queries [T, A, D] that go with keys and values [T, K, D] kept like that, and these."""
+    if storage == "int8":
+        queries_TAD, keys_TKD = turned(queries_TAD), turned(keys_TKD)
+    return queries_TAD, KV.keep(keys_TKD, values_TKD, storage)
 
 
 def tree_gradients(
@@ -213,22 +231,6 @@ def tree_attention_with_lse(
     return output_TAD, lse_AT
 
 
-class _Rounded(torch.autograd.Function):
-    """Queries and keys turned, keys and values rounded; to the gradient rounding is nothing."""
-
-    @staticmethod
-    def forward(ctx: Any, *given: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        del ctx
-        queries_TAD, keys_TKD, values_TKD = given
-        return turned(queries_TAD), rounded(turned(keys_TKD)), rounded(values_TKD)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        del ctx
-        grad_q_TAD, grad_k_TKD, grad_v_TKD = grads
-        return turned(grad_q_TAD), turned(grad_k_TKD), grad_v_TKD
-
-
 def tree_attention(
     queries_TAD: torch.Tensor,
     keys_TKD: torch.Tensor,
@@ -237,7 +239,4 @@ def tree_attention(
     kv_storage: KVStorage = "f32",
 ) -> torch.Tensor:
     """Differentiable attention [T, A, D] of every token over its ancestors and itself, kept as `kv_storage` says."""
-    if kv_storage == "int8":
-        queries_TAD, keys_TKD, values_TKD = _Rounded.apply(queries_TAD, keys_TKD, values_TKD)  # pyright: ignore[reportGeneralTypeIssues]
-    output: torch.Tensor = _TreeAttention.apply(queries_TAD, keys_TKD, values_TKD, nodes)  # pyright: ignore[reportAssignmentType]
-    return output
+    return cast(torch.Tensor, _TreeAttention.apply(queries_TAD, keys_TKD, values_TKD, nodes, kv_storage))

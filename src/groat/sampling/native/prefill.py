@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from groat.kernels.kv import KV, turned
-from groat.model.attention import tree_attention_with_lse
+from groat.kernels.kv import KV
+from groat.model.attention import as_kept, tree_attention_with_lse
 from groat.model.decoder import Decoder
 from groat.model.lora import Adapter
 from groat.sampling.native.cache import Prefix
@@ -82,9 +82,7 @@ class Prefixes:
         ]
 
         def attend(layer: int, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-            if storage == "int8":
-                queries, keys = turned(queries), turned(keys)
-            own = KV.keep(keys, values, storage)
+            queries, own = as_kept(queries, keys, values, storage)
             for node, kv in zip(layout, kept, strict=True):
                 kv.put(layer, own.each(lambda tensor, node=node: tensor[node.start : node.end]))
             before = {
