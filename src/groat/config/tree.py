@@ -84,6 +84,21 @@ class TaskConfig(Strict):
     overlong_buffer: int = 0
     """Tokens before sampling.max_completion_length over which a penalty grows from 0 to 1 (reward soft_overlong,
     arXiv:2503.14476); 0: no penalty."""
+    tools: tuple[str, ...] = ()
+    """What the model may use while it answers: calculator, python (in the sandbox), or `file.py:function` with type
+    hints and a docstring. Prompts must be chat turns."""
+    environment: str | None = None
+    """`file.py:name` of what makes an environment of your own for a problem, in place of tools."""
+    max_turns: int = 4
+    """Turns of the model, with tools or an environment; all of a completion, results of tools included, has at most
+    sampling.max_completion_length tokens."""
+    tool_format: Literal["auto", "hermes", "plain"] = "auto"
+    """How calls are written: hermes, `<tool_call>{...}</tool_call>` as Qwen's models do; plain, a line `call NAME:
+    ARGUMENT`; auto: hermes where the chat template has it."""
+    tool_timeout_seconds: float = 4.0
+    """A tool that takes longer is given up, and the model is told."""
+    max_tool_characters: int = 2000
+    """Longer results are cut."""
     reward_timeout_seconds: float = 60.0
     """A reward call that takes longer ends the run with an error; nothing is lost."""
     isolate_rewards: bool = False
@@ -96,6 +111,11 @@ class TaskConfig(Strict):
         if self.judge is not None and self.reward_funcs:
             raise ValueError("task.judge is there in place of task.reward_funcs: take one of them out")
         above_zero("task.reward_timeout_seconds", self.reward_timeout_seconds)
+        if self.environment is not None and self.tools:
+            raise ValueError("task.environment is there in place of task.tools: take one of them out")
+        at_least("task.max_turns", self.max_turns, 1)
+        above_zero("task.tool_timeout_seconds", self.tool_timeout_seconds)
+        at_least("task.max_tool_characters", self.max_tool_characters, 1)
         if not self.num_steps or not set(self.num_steps) <= {1, 2, 3}:
             raise ValueError(f"task.num_steps must be some of 1, 2 and 3, got {self.num_steps}")
         if not self.num_operands or not set(self.num_operands) <= {2, 3, 4, 5, 6}:

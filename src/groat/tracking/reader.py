@@ -13,6 +13,7 @@ from typing import Any, Self
 from groat.tracking.disk import read_errors
 from groat.tracking.rows import AnswerRow, Evaluation, Event, RolloutRow
 from groat.tracking.schema import open_reader
+from groat.types import ToolCall, Turn
 
 
 class RunReader:
@@ -108,10 +109,17 @@ def _number(value: float | None) -> float:
     return math.nan if value is None else value
 
 
+def _turns(text: str) -> tuple[Turn, ...]:
+    return tuple(
+        Turn(**{**turn, "calls": tuple(ToolCall(**call) for call in turn["calls"])}) for turn in json.loads(text)
+    )
+
+
 _DECODERS: Mapping[str, Callable[[Any], Any]] = {
     "reward": _number,
     "advantage": _number,
     "correct": bool,
     "parts": json.loads,
     "reasons": json.loads,
+    "turns": _turns,
 }

@@ -37,7 +37,7 @@ from groat.trainers.going_on import check_same_config, check_same_rows, run_to_r
 from groat.trainers.peft import lora_section
 from groat.trainers.task import repeating_in_order, with_trainer_state
 from groat.trainers.translate import Data, translate
-from groat.training.build import build, encode
+from groat.training.build import build
 from groat.training.phases import Stopped
 from groat.training.run import Summary, resume, train
 from groat.types import UserError
@@ -131,11 +131,11 @@ class Trainer:
         built = build(replace(self._config, evaluation=EvaluationConfig(num_problems=0)), task)
         adapter = None if self._output is None else load_peft(RunFolder(self._run_folder).adapter, built.model.spec)
         params = replace(built.parts.sampling, num_generations=self._config.evaluation.num_samples)
-        prompts = encode(task.held_out, built.model.tokenizer)
+        prompts = built.parts.encode(task.held_out)
         with built.parts.sampler.awake():
             groups = built.parts.sampler.sample(prompts, adapter, params, range(len(prompts)))
         groups = built.parts.grader.grade(groups)
-        built.parts.grader.close()
+        built.close()
         figures = reward_metrics(groups) | length_metrics(groups) | {"runtime": time.perf_counter() - started}
         metrics = {f"eval_{name}": value for name, value in figures.items()}
         self.state.log_history.append({**metrics, "step": self.state.global_step, "epoch": self.state.epoch})

@@ -63,14 +63,14 @@ WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda folder: write_reward(folder, "def letters(completions, answer): return [1.0] * len(completions)"),
         "reward function letters needs `answer`, which is no column of the data (it has none)",
     ),
-    "no reward file": (lambda folder: (folder / "rewards.py").unlink(), "cannot read the reward file rewards.py ("),
+    "no reward file": (lambda folder: (folder / "rewards.py").unlink(), "cannot read the file rewards.py ("),
     "no such reward": (
         lambda folder: write_reward(folder, "def other(completions, **_): return [1.0] * len(completions)"),
         "rewards.py has no function 'letters'; it has other",
     ),
     "reward file with a slip": (
         lambda folder: write_reward(folder, "def letters(completions, **_) return 1"),
-        "the reward file rewards.py does not run: SyntaxError: expected ':'",
+        "the file rewards.py does not run: SyntaxError: expected ':'",
     ),
 }
 
