@@ -53,8 +53,9 @@ class TaskConfig(Strict):
     """What is trained on, and how answers are judged."""
 
     name: Annotated[str, tyro.conf.arg(aliases=["--task"])] = "arithmetic"
-    """A built-in task (arithmetic, countdown), a dataset of reasoning-gym, such as reasoning_gym:leg_counting or
-    reasoning_gym:leg_counting(max_animals=5), or a file of rows (.jsonl, .csv, .parquet)."""
+    """A built-in task (arithmetic, large_arithmetic, countdown), a dataset of reasoning-gym, such as
+    reasoning_gym:leg_counting or reasoning_gym:leg_counting(max_animals=5), or a file of rows (.jsonl, .csv,
+    .parquet)."""
     eval_name: str | None = None
     """File with the held-out rows; without it, `eval_fraction` of the rows is held out."""
     eval_fraction: float = 0.1
@@ -66,9 +67,9 @@ class TaskConfig(Strict):
     chat: bool = False
     """Put a file's prompts that are plain text into a user's chat turn."""
     num_examples: int = 3
-    """Worked examples shown before each problem, as earlier chat turns (arithmetic, countdown)."""
+    """Worked examples shown before each problem, as earlier chat turns (arithmetic, large_arithmetic, countdown)."""
     num_steps: tuple[int, ...] = (1, 1, 2, 2, 3)
-    """How many steps problems take; a number given twice comes up twice as often (arithmetic)."""
+    """How many steps problems take; a number given twice comes up twice as often (arithmetic, large_arithmetic)."""
     num_operands: tuple[int, ...] = (3, 4)
     """How many numbers problems give; one given twice comes up twice as often (countdown)."""
     system_prompt: str | None = None

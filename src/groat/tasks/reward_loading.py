@@ -18,6 +18,7 @@ from groat.tasks.countdown import countdown_answer, countdown_numbers
 from groat.tasks.formats import think_format, xml_format, xml_share
 from groat.tasks.isolated_rewards import isolated
 from groat.tasks.json_schemas import json_schema
+from groat.tasks.large_arithmetic import called_answer, called_numbers
 from groat.tasks.llm_judge import llm_judge
 from groat.tasks.math_answers import math_answer
 from groat.tasks.patterns import regex
@@ -37,6 +38,8 @@ BUILT_IN: dict[str, Callable[..., Any]] = {
     "answer_match": answer_match,
     "countdown_answer": countdown_answer,
     "countdown_numbers": countdown_numbers,
+    "called_answer": called_answer,
+    "called_numbers": called_numbers,
 }
 FACTORIES: dict[str, Callable[..., Callable[..., Any]]] = {
     "exact_answer": exact_answer,

@@ -22,6 +22,7 @@ from groat.tasks.countdown import (
 )
 from groat.tasks.environments import Environments
 from groat.tasks.gym_task import HELD_OUT_SEED, NUM_HELD_OUT, NUM_TRAIN, PREFIX, gym_from, gym_problems, gym_reward
+from groat.tasks.large_arithmetic import LARGE, called_answer, called_numbers, large_opening
 from groat.tasks.reward_arguments import Answers, check_arguments
 from groat.tasks.reward_loading import GivenFunctions, reward_functions
 from groat.tasks.rewards import Grader, RewardFunction
@@ -74,6 +75,8 @@ def build_task(config: TaskConfig, seed: int) -> Task:
 def _without_environments(config: TaskConfig, seed: int) -> Task:
     if config.name == "arithmetic":
         return _arithmetic(config, seed)
+    if config.name == "large_arithmetic":
+        return _large_arithmetic(config, seed)
     if config.name == "countdown":
         return _countdown(config, seed)
     if config.name.startswith(PREFIX):
@@ -85,8 +88,8 @@ def _without_environments(config: TaskConfig, seed: int) -> Task:
         )
     if not config.name.endswith(ENDINGS):
         raise UserError(
-            f"task.name is {config.name!r}: use arithmetic, countdown, {PREFIX}DATASET, or a file of rows with "
-            f"a `prompt` column ({', '.join(ENDINGS)})"
+            f"task.name is {config.name!r}: use arithmetic, large_arithmetic, countdown, {PREFIX}DATASET, or a "
+            f"file of rows with a `prompt` column ({', '.join(ENDINGS)})"
         )
     train = _problems_of(config.name, config)
     if config.eval_name is None:
@@ -144,6 +147,23 @@ def _arithmetic(config: TaskConfig, seed: int) -> Task:
         name="arithmetic",
         train=ArithmeticStream(seed, num_steps, opening),
         held_out=held_out_arithmetic(num_steps, opening),
+        rewards=_asked_for(config, ("answer", "num_steps", "solution")) or rewards,
+        is_correct=lambda problem, text, _=(): has_correct_answer(text, problem.columns["answer"]),
+    )
+
+
+def _large_arithmetic(config: TaskConfig, seed: int) -> Task:
+    opening = large_opening(config.num_examples, config.system_prompt, with_calls="calculator" in config.tools)
+    rewards = (RewardFunction(name="correct_answer", function=correct_answer),)
+    if config.tools:
+        rewards += (
+            RewardFunction(name="called_answer", function=called_answer, weight=0.5),
+            RewardFunction(name="called_numbers", function=called_numbers, weight=0.3),
+        )
+    return Task(
+        name="large_arithmetic",
+        train=ArithmeticStream(seed, config.num_steps, opening, sizes=LARGE),
+        held_out=held_out_arithmetic(config.num_steps, opening, LARGE),
         rewards=_asked_for(config, ("answer", "num_steps", "solution")) or rewards,
         is_correct=lambda problem, text, _=(): has_correct_answer(text, problem.columns["answer"]),
     )

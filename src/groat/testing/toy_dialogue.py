@@ -1,4 +1,4 @@
-"""A task of two turns that a tiny model learns in a few seconds: write a vowel, and when asked for another, one more."""
+"""A task of two turns that a tiny model learns in a few seconds: write a vowel, and another when asked again."""
 
 from __future__ import annotations
 

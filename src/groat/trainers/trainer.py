@@ -1,6 +1,6 @@
 """What all trainers do: TRL's way of starting a run from Python.
 
-What TRL's trainer has and this one does not: models given as objects, reward models, tools, a dataloader, push_to_hub.
+What TRL's trainer has and this one does not: models given as objects, reward models, a dataloader, push_to_hub.
 The loop, the run's folder and resuming are those of `groat train`.
 """
 
@@ -19,6 +19,7 @@ from typing import Any
 from groat.algorithms.credit import length_metrics, reward_metrics
 from groat.config.tree import EvaluationConfig, RunConfig
 from groat.model.peft_files import load_peft
+from groat.tasks.environments import Environments
 from groat.tasks.task import PYTHON_TASK, Task, task_from_rows
 from groat.tracking.console import Console
 from groat.tracking.folder import RunFolder
@@ -72,11 +73,13 @@ class Trainer:
         processing_class: Any = None,
         callbacks: Sequence[Any] | None = None,
         peft_config: Any = None,
+        environments: Environments | None = None,
     ) -> None:
         self.args = args
         self.state = TrainerState()
         name = model_name(model)
-        self._task = self._task_from(reward_list(reward_funcs), train_dataset, eval_dataset)
+        task = self._task_from(reward_list(reward_funcs), train_dataset, eval_dataset)
+        self._task = replace(task, environments=environments)
         lora, lora_notes = lora_section(peft_config)
         data = Data(
             task_name=PYTHON_TASK,

@@ -1,8 +1,8 @@
 """How tools are shown to a model, and how it writes that it wants one.
 
-`hermes`: the chat template tells of the tools, and a call is `<tool_call>{"name": ..., "arguments": ...}</tool_call>`, as
-Qwen's and Hermes' models write it. `plain`: for models that know no tools; a system turn tells of them, a call is a line
-`call NAME: ARGUMENT`, and results come in a user's turn.
+`hermes`: the chat template tells of the tools, and a call is `<tool_call>{"name": ..., "arguments": ...}</tool_call>`,
+as Qwen's and Hermes' models write it. `plain`: for models that know no tools; a system turn tells of them, a call is a
+line `call NAME: ARGUMENT`, and results come in a user's turn.
 """
 
 from __future__ import annotations
