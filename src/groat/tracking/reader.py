@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from sqlite3 import Connection
 from typing import Any, Self
@@ -110,9 +110,8 @@ def _number(value: float | None) -> float:
 
 
 def _turns(text: str) -> tuple[Turn, ...]:
-    return tuple(
-        Turn(**{**turn, "calls": tuple(ToolCall(**call) for call in turn["calls"])}) for turn in json.loads(text)
-    )
+    rows: list[dict[str, Any]] = json.loads(text)
+    return tuple(replace(Turn(**row), calls=tuple(ToolCall(**call) for call in row["calls"])) for row in rows)
 
 
 _DECODERS: Mapping[str, Callable[[Any], Any]] = {

@@ -20,7 +20,8 @@ class GRPOTrainer(Trainer):
     """Trains an adapter with GRPO (arXiv:2402.03300) on rows and reward functions given from Python.
 
     Arguments, options (GRPOConfig), reward functions and metric names are TRL's. `model` is a name: a folder, a .gguf
-    file, a hub id or smollm2-135m-instruct. `tools` are functions with type hints and a docstring in Google's style. What groat cannot do is refused by name; what makes no difference is noted.
+    file, a hub id or smollm2-135m-instruct. `tools` are functions with type hints and a docstring in Google's
+    style. What groat cannot do is refused by name; what makes no difference is noted.
     """
 
     def __init__(
@@ -47,7 +48,7 @@ class GRPOTrainer(Trainer):
                 "rollout_func": (rollout_func, "groat samples with its own sampler; leave it out"),
                 "environment_factory": (
                     environment_factory,
-                    "groat's environments are made by task.environment of a recipe",
+                    "environments come by task.environment of a recipe",
                 ),
             },
         )
