@@ -81,8 +81,8 @@ def _read_docstring(text: str) -> tuple[str, dict[str, str]]:
     """What stands before the first section, and the texts of the arguments."""
     sections = list(_SECTION.finditer(text))
     summary = text[: sections[0].start()] if sections else text
-    ends = [section.start() for section in sections[1:]] + [len(text)]
-    for section, end in zip(sections, ends, strict=True):
+    ends = [*(section.start() for section in sections[1:]), len(text)]
+    for section, end in zip(sections, ends, strict=False):
         if section["name"] in ("Args", "Arguments", "Parameters"):
             return summary.strip(), _arguments(text[section.end() : end])
     return summary.strip(), {}

@@ -46,6 +46,8 @@ def _told(run: ScriptRun, seconds: float) -> str:
     printed = run.stdout.decode(errors="replace").rstrip()
     if run.ending.was_late:
         raise ToolError(f"the program did not end within {seconds:g} s")
+    if len(run.stdout) >= _PRINTED_BYTES:
+        return printed  # it was stopped there
     if run.last_error_line or run.ending.exit_code < 0:
         ending = run.last_error_line or f"ended by signal {-run.ending.exit_code}"
         raise ToolError(f"{printed[-200:]}\n{ending}".strip())
