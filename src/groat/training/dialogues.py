@@ -99,6 +99,21 @@ class DialogueSampler:
             talk.go_on(group.completions[0])
 
 
+def dialogue_metrics(groups: Sequence[Group]) -> dict[str, float]:
+    """Turns of the model and calls of tools in a completion, and the share of replies that told of a mistake; nothing
+    where completions are no conversations."""
+    talks = [completion.turns for group in groups for completion in group.completions if completion.turns]
+    if not talks:
+        return {}
+    replies = [turn for turns in talks for turn in turns if not turn.is_models]
+    calls = sum(len(turn.calls) for turns in talks for turn in turns)
+    return {
+        "completions/mean_turns": sum(turn.is_models for turns in talks for turn in turns) / len(talks),
+        "tools/call_frequency": calls / len(talks),
+        "tools/failure_frequency": sum(turn.has_failed for turn in replies) / max(1, len(replies)),
+    }
+
+
 @dataclass(slots=True)
 class _Talk:
     """A completion on its way, turn by turn."""

@@ -24,7 +24,7 @@ from groat.tasks.tools import ToolEnvironments
 from groat.tasks.tools.calculator import calculator
 from groat.testing import ScriptedSampler, tiny_model
 from groat.training.checks import perturbed
-from groat.training.dialogues import DialogueSampler
+from groat.training.dialogues import DialogueSampler, dialogue_metrics
 from groat.training.prompts import encode
 from groat.types import Completion, FinishReason, Group, Problem, Prompt, Turn, UserError
 
@@ -169,6 +169,12 @@ def test_each_completion_goes_its_own_way_and_the_others_are_not_asked(tokenizer
     assert [completion.text for completion in group.completions] == ["Done.", "Five.", "Done."]
     assert [len(completion.turns) for completion in group.completions] == [3, 1, 3]
     assert [turn.has_failed for turn in group.completions[2].turns] == [False, True, False]
+    # 2, 1 and 2 turns; two calls in three completions; one of two replies was a mistake.
+    assert dialogue_metrics([group]) == {
+        "completions/mean_turns": pytest.approx(5 / 3),
+        "tools/call_frequency": pytest.approx(2 / 3),
+        "tools/failure_frequency": 0.5,
+    }
     scripted = sampler._sampler  # type: ignore[reportPrivateUsage]
     assert isinstance(scripted, ScriptedSampler)
     second = scripted.calls[1]
