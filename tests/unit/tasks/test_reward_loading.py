@@ -43,6 +43,8 @@ def test_built_in_names_are_found():
         "answer_match",
         "countdown_answer",
         "countdown_numbers",
+        "called_answer",
+        "called_numbers",
     }
     assert all(load_reward(name) is function for name, function in BUILT_IN.items())
 
