@@ -75,17 +75,22 @@ class DialogueSampler:
             if reply is None:
                 talk.is_open = False
             else:
-                talk.take(reply, self._encoded(reply, talk), params.most_tokens(talk.prompt))
+                talk.take(*self._encoded(reply, talk), params.most_tokens(talk.prompt))
         return [talk for talk in asking if talk.is_open]
 
-    def _encoded(self, reply: Reply, talk: _Talk) -> list[int]:
+    def _encoded(self, reply: Reply, talk: _Talk) -> tuple[Reply, list[int]]:
+        """The reply as the model reads it, and its tokens."""
         is_turn_ended = talk.token_ids[-1] in self._tokenizer.stop_token_ids
-        messages = [{"role": turn.role, "content": turn.content} for turn in reply.turns]
+
+        def encoded(reply: Reply) -> tuple[Reply, list[int]]:
+            messages = [{"role": turn.role, "content": turn.content} for turn in reply.turns]
+            return reply, self._tokenizer.encode_reply(messages, is_turn_ended=is_turn_ended)
+
         try:
-            return self._tokenizer.encode_reply(messages, is_turn_ended=is_turn_ended)
+            return encoded(reply)
         except UserError:  # a text that is not to be told from control tokens, or that the template refuses
-            messages = [{**message, "content": _UNREADABLE} for message in messages]
-            return self._tokenizer.encode_reply(messages, is_turn_ended=is_turn_ended)
+            turns = (replace(turn, content=_UNREADABLE, has_failed=True) for turn in reply.turns)
+            return encoded(replace(reply, turns=tuple(turns)))
 
     def _draw(
         self, talks: Sequence[_Talk], adapter: Adapter | None, params: SamplingParams, round_: int, settled: _Settled

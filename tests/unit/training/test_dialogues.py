@@ -195,6 +195,19 @@ def test_progress_ends_at_every_token_of_every_completion(tokenizer: Tokenizer):
     assert settled == [133, 67, 66, 134]
 
 
+def test_a_reply_that_cannot_be_encoded_is_replaced_and_the_record_says_so(tmp_path: Path):
+    folder = tiny_model(tmp_path)
+    source = "{% for m in messages %}{% if 'evil' in m.content %}{{ raise_exception('evil') }}{% endif %}{% endfor %}"
+    template = (folder / "chat_template.jinja").read_text()
+    (folder / "chat_template.jinja").write_text(source + template)
+    tokenizer = Tokenizer.from_folder(folder)
+    environments = OwnEnvironments(make=lambda _: Says("something evil"), max_turns=2)  # type: ignore[arg-type,return-value]
+    completion = sample(dialogues(tokenizer, in_turn(tokenizer, "?", "!"), environments), tokenizer)
+    assert [turn.content for turn in completion.turns] == ["?", "(the result cannot be shown)", "!"]
+    assert completion.turns[1].has_failed
+    assert "(the result cannot be shown)" in tokenizer.decode(completion.token_ids)
+
+
 @pytest.mark.parametrize(
     ("what", "message"),
     [
