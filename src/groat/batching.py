@@ -15,10 +15,10 @@ from groat.types import Sample
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Targets:
-    """What a loss needs to know of one micro-batch: N completion tokens, laid end to end, of S samples.
+    """What a loss needs to know of one micro-batch: N drawn tokens, laid end to end, of S samples.
 
     Every sample lies whole in one micro-batch, and with it all samples it has a joint loss with. A token that takes no
-    part in the loss is not among the N.
+    part in the loss, such as one that a tool wrote, is not among the N.
     """
 
     token_ids_N: Tensor
@@ -44,7 +44,7 @@ class Totals:
     sequences: int
     """Every completion of the step, whether or not it trains."""
     tokens: int
-    """Completion tokens of the step, except those of completions left out as truncated."""
+    """Drawn tokens of the step, except those of completions left out as truncated."""
     groups: int = 0
     """Prompts of the step; 0: of no interest to the algorithm."""
 
@@ -106,15 +106,17 @@ def _surely_shared(first: Sequence[int], second: Sequence[int]) -> int:
 
 
 def _path(sample: Sample) -> tuple[int, ...]:
-    """The tokens that must be computed: the last one predicts nothing."""
-    return sample.prompt.token_ids + sample.completion.token_ids[:-1]
+    """The tokens that must be computed: the last drawn one, and what is behind it, predict nothing."""
+    completion = sample.completion
+    return sample.prompt.token_ids + completion.token_ids[: completion.drawn_places[-1]]
 
 
 def _join(samples: Sequence[Sample], indices: Sequence[int]) -> MicroBatch:
     forest = grow([_path(sample) for sample in samples])
     predictors: list[int] = []
     for index, sample in enumerate(samples):
-        predictors.extend(forest.rows(index)[len(sample.prompt.token_ids) - 1 :])
+        rows = forest.rows(index)[len(sample.prompt.token_ids) - 1 :]
+        predictors.extend(rows[place] for place in sample.completion.drawn_places)
     completions = [sample.completion for sample in samples]
     lengths = torch.tensor([sample.num_tokens for sample in samples])
     return MicroBatch(
@@ -126,7 +128,7 @@ def _join(samples: Sequence[Sample], indices: Sequence[int]) -> MicroBatch:
         samples=tuple(indices),
         num_bundles=len({(index if sample.bundle is None else sample.bundle) for index, sample in enumerate(samples)}),
         targets=Targets(
-            token_ids_N=torch.tensor([token for c in completions for token in c.token_ids]),
+            token_ids_N=torch.tensor([c.token_ids[place] for c in completions for place in c.drawn_places]),
             sequence_N=torch.repeat_interleave(torch.arange(len(samples)), lengths),
             advantages_N=_end_to_end([sample.advantages for sample in samples]),
             sampler_logprobs_N=_end_to_end([c.sampler_logprobs for c in completions]),

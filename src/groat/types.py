@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 Message = Mapping[str, str]
 """One chat turn: `{"role": ..., "content": ...}`."""
@@ -58,20 +58,54 @@ class Prompt:
 
     problem: Problem
     token_ids: tuple[int, ...]
+    most_tokens: int | None = None
+    """A completion of it may have no more tokens than this, whatever others may have; None: as many as others."""
+
+
+class Span(NamedTuple):
+    """The tokens `[start, end)`."""
+
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolCall:
+    """What the model asked for. Arguments are as it wrote them: nobody has checked them."""
+
+    name: str
+    arguments: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """One turn of a completion that is a conversation."""
+
+    role: str
+    """`assistant`: the model wrote it; anything else: its environment did."""
+    content: str
+    calls: tuple[ToolCall, ...] = ()
+    """Of an assistant's turn: the tools it asked for."""
+    has_failed: bool = False
+    """Of an environment's turn: it tells of a mistake, not a result."""
+
+    @property
+    def is_models(self) -> bool:
+        return self.role == "assistant"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
-    """One sampled answer. Every per-token tuple has the length of token_ids."""
+    """One sampled answer. Every per-token tuple has an item for each drawn token: those outside of `replies`."""
 
     token_ids: tuple[int, ...]
-    """The stop token included, where one was drawn."""
+    """The stop tokens included, where they were drawn."""
     sampler_logprobs: tuple[float, ...]
     """Under the distribution each token was drawn from (after top-p, top-k, min-p, penalty), in nats."""
     policy_logprobs: tuple[float, ...]
     """Under the plain policy at the sampling temperature: what the learner must reproduce, in nats."""
     text: str
-    """Without stop token or stop string."""
+    """Without stop token or stop string; of several turns, the last one."""
     finish_reason: FinishReason
     policy_version: int
     old_logprobs: tuple[float, ...] | None = None
@@ -80,6 +114,21 @@ class Completion:
     """The log-probs with the adapter off."""
     entropies: tuple[float, ...] | None = None
     """Of the distribution that each token was drawn from, before the first update on this completion, in nats."""
+    replies: tuple[Span, ...] = ()
+    """Tokens that an environment wrote, in order. The model reads them; no loss, figure or count is about them."""
+    turns: tuple[Turn, ...] = ()
+    """The conversation, where an environment was there to answer; else empty."""
+
+    @property
+    def num_drawn(self) -> int:
+        return len(self.token_ids) - sum(end - start for start, end in self.replies)
+
+    @property
+    def drawn_places(self) -> list[int]:
+        """Where in token_ids the drawn tokens are."""
+        starts, ends = (0, *(reply.end for reply in self.replies)), (*(reply.start for reply in self.replies), None)
+        places = range(len(self.token_ids))
+        return [place for start, end in zip(starts, ends, strict=True) for place in places[start:end]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,10 +162,11 @@ class Sample:
     prompt: Prompt
     completion: Completion
     advantages: tuple[float, ...]
-    """One per completion token."""
+    """One per drawn token."""
     bundle: int | None = None
     """Samples with the same number have one joint loss, and are never put into different micro-batches."""
 
     @property
     def num_tokens(self) -> int:
-        return len(self.completion.token_ids)
+        """Drawn ones: those that a loss is about."""
+        return self.completion.num_drawn

@@ -95,3 +95,17 @@ def test_progress_adds_up(sampler: Sampler):
         groups = sampler.sample(PROMPTS, None, PARAMS, SEEDS, told.append)
     num_completions = sum(len(group.completions) for group in groups)
     assert sum(told) == num_completions * PARAMS.max_completion_length
+
+
+def test_a_prompt_may_allow_fewer_tokens_than_others(sampler: Sampler):
+    """Cut where it ends, each completion is the one that it was without the limit."""
+    prompts = [replace(PROMPTS[0], most_tokens=2), PROMPTS[1], replace(PROMPTS[2], most_tokens=50), PROMPTS[3]]
+    free = sample(sampler)
+    with sampler.awake():
+        bounded = sampler.sample(prompts, None, PARAMS, SEEDS)
+    for index, longest in enumerate((2, 8, 8, 8)):
+        for one, other in zip(bounded[index].completions, free[index].completions, strict=True):
+            assert one.token_ids == other.token_ids[:longest]
+    is_longer = [len(one.token_ids) > 2 for one in free[0].completions]
+    assert any(is_longer)
+    assert [one.finish_reason is FinishReason.LENGTH for one in bounded[0].completions] == is_longer

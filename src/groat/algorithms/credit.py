@@ -10,8 +10,8 @@ from groat.types import Completion, FinishReason, Group
 
 
 def same_for_all(completion: Completion, advantage: float) -> tuple[float, ...]:
-    """One advantage for every token."""
-    return (advantage,) * len(completion.token_ids)
+    """One advantage for every drawn token."""
+    return (advantage,) * completion.num_drawn
 
 
 def is_truncated(completion: Completion) -> bool:
@@ -54,10 +54,10 @@ def reward_metrics(groups: Sequence[Group]) -> dict[str, float]:
 
 
 def length_metrics(groups: Sequence[Group]) -> dict[str, float]:
-    """Lengths in tokens. Those of terminated completions are 0 where every completion was truncated."""
+    """Lengths in drawn tokens. Those of terminated completions are 0 where every completion was truncated."""
     completions = [completion for group in groups for completion in group.completions]
-    lengths = [len(completion.token_ids) for completion in completions]
-    terminated = [len(completion.token_ids) for completion in completions if not is_truncated(completion)] or [0]
+    lengths = [completion.num_drawn for completion in completions]
+    terminated = [completion.num_drawn for completion in completions if not is_truncated(completion)] or [0]
     return {
         "completions/mean_length": float(np.mean(lengths)),
         "completions/min_length": float(min(lengths)),

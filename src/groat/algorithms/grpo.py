@@ -152,7 +152,7 @@ class GRPO:
         completions = [completion for group in groups for completion in group.completions]
         return Totals(
             sequences=len(completions),
-            tokens=sum(len(completion.token_ids) for completion in completions if self._counts(completion)),
+            tokens=sum(completion.num_drawn for completion in completions if self._counts(completion)),
         )
 
     def _sampler_weights(self, old_N: Tensor, targets: Targets) -> Tensor:

@@ -38,7 +38,7 @@ class OnlineDPO:
         completions = [completion for group in groups for completion in group.completions]
         totals = Totals(
             sequences=len(completions),
-            tokens=sum(len(completion.token_ids) for completion in completions),
+            tokens=sum(completion.num_drawn for completion in completions),
             groups=len(groups),
         )
         metrics = reward_metrics(groups) | length_metrics(groups)

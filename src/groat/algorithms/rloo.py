@@ -54,7 +54,7 @@ class RLOO:
             if advantage != 0 and not (self.config.mask_truncated_completions and is_truncated(completion))
         ]
         completions = [completion for group in groups for completion in group.completions]
-        totals = Totals(sequences=len(completions), tokens=sum(len(one.token_ids) for one in completions))
+        totals = Totals(sequences=len(completions), tokens=sum(one.num_drawn for one in completions))
         metrics = reward_metrics(groups) | length_metrics(groups) | self._kl_metrics(completions)
         return Credit(samples=tuple(samples), totals=totals, metrics=metrics)
 

@@ -18,6 +18,7 @@ from groat.tracking.printable import one_line, printable
 from groat.tracking.reader import RunReader
 from groat.tracking.rows import Event, RolloutRow
 from groat.tracking.wording import duration, percent, short_number, shortened
+from groat.types import Turn
 
 _NUM_TABLE_STEPS = 15
 _NUM_EVENTS = 10
@@ -124,7 +125,17 @@ def rollout_report(step: int, rollouts: Sequence[RolloutRow], num: int) -> Itera
             yield Text(f"\nProblem {one_line(row.problem_id)}", style="bold")
             yield Text(printable(row.prompt_text)[-_PROMPT_CHARACTERS:].strip(), style="dim")
         yield _rollout_heading(row)
-        yield Text(shortened(printable(row.text).strip(), _ANSWER_CHARACTERS) or "(nothing)")
+        yield from _rollout_texts(row)
+
+
+def _rollout_texts(row: RolloutRow) -> Iterator[Text]:
+    """What the model wrote; between its turns, dim and marked, what its environment did."""
+    for turn in row.turns or (Turn(role="assistant", content=row.text),):
+        text = shortened(printable(turn.content).strip(), _ANSWER_CHARACTERS) or "(nothing)"
+        if turn.is_models:
+            yield Text(text)
+        else:
+            yield Text("\n".join(f"   │ {line}" for line in f"{one_line(turn.role)}: {text}".split("\n")), style="dim")
 
 
 def _rollout_heading(row: RolloutRow) -> Text:

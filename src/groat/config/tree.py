@@ -56,8 +56,9 @@ class TaskConfig(Strict):
     """What is trained on, and how answers are judged."""
 
     name: Annotated[str, tyro.conf.arg(aliases=["--task"])] = "arithmetic"
-    """A built-in task (arithmetic, countdown), a dataset of reasoning-gym, such as reasoning_gym:leg_counting or
-    reasoning_gym:leg_counting(max_animals=5), or a file of rows (.jsonl, .csv, .parquet)."""
+    """A built-in task (arithmetic, large_arithmetic, countdown), a dataset of reasoning-gym, such as
+    reasoning_gym:leg_counting or reasoning_gym:leg_counting(max_animals=5), or a file of rows (.jsonl, .csv,
+    .parquet)."""
     eval_name: str | None = None
     """File with the held-out rows; without it, `eval_fraction` of the rows is held out."""
     eval_fraction: float = 0.1
@@ -69,9 +70,9 @@ class TaskConfig(Strict):
     chat: bool = False
     """Put a file's prompts that are plain text into a user's chat turn."""
     num_examples: int = 3
-    """Worked examples shown before each problem, as earlier chat turns (arithmetic, countdown)."""
+    """Worked examples shown before each problem, as earlier chat turns (arithmetic, large_arithmetic, countdown)."""
     num_steps: tuple[int, ...] = (1, 1, 2, 2, 3)
-    """How many steps problems take; a number given twice comes up twice as often (arithmetic)."""
+    """How many steps problems take; a number given twice comes up twice as often (arithmetic, large_arithmetic)."""
     num_operands: tuple[int, ...] = (3, 4)
     """How many numbers problems give; one given twice comes up twice as often (countdown)."""
     system_prompt: str | None = None
@@ -87,6 +88,21 @@ class TaskConfig(Strict):
     overlong_buffer: int = 0
     """Tokens before sampling.max_completion_length over which a penalty grows from 0 to 1 (reward soft_overlong,
     arXiv:2503.14476); 0: no penalty."""
+    tools: tuple[str, ...] = ()
+    """What the model may use while it answers: calculator, python (in the sandbox), or `file.py:function` with type
+    hints and a docstring. Prompts must be chat turns."""
+    environment: str | None = None
+    """`file.py:name` of what makes an environment of your own for a problem, in place of tools."""
+    max_turns: int = 4
+    """Turns of the model, with tools or an environment; all of a completion, results of tools included, has at most
+    sampling.max_completion_length tokens."""
+    tool_format: Literal["auto", "hermes", "plain"] = "auto"
+    """How calls are written: hermes, `<tool_call>{...}</tool_call>` as Qwen's models do; plain, a line `call NAME:
+    ARGUMENT`; auto: hermes where the chat template has it."""
+    tool_timeout_seconds: float = 4.0
+    """A tool that takes longer is given up, and the model is told."""
+    max_tool_characters: int = 2000
+    """Longer results are cut."""
     reward_timeout_seconds: float = 60.0
     """A reward call that takes longer ends the run with an error; nothing is lost."""
     isolate_rewards: bool = False
@@ -99,6 +115,11 @@ class TaskConfig(Strict):
         if self.judge is not None and self.reward_funcs:
             raise ValueError("task.judge is there in place of task.reward_funcs: take one of them out")
         above_zero("task.reward_timeout_seconds", self.reward_timeout_seconds)
+        if self.environment is not None and self.tools:
+            raise ValueError("task.environment is there in place of task.tools: take one of them out")
+        at_least("task.max_turns", self.max_turns, 1)
+        above_zero("task.tool_timeout_seconds", self.tool_timeout_seconds)
+        at_least("task.max_tool_characters", self.max_tool_characters, 1)
         if not self.num_steps or not set(self.num_steps) <= {1, 2, 3}:
             raise ValueError(f"task.num_steps must be some of 1, 2 and 3, got {self.num_steps}")
         if not self.num_operands or not set(self.num_operands) <= {2, 3, 4, 5, 6}:

@@ -225,7 +225,7 @@ class Learner:
         self, groups: Sequence[Group], names: Sequence[str], adapter: Adapter | None, progress: Progress
     ) -> list[Group]:
         samples = [
-            Sample(prompt=group.prompt, completion=completion, advantages=(0.0,) * len(completion.token_ids))
+            Sample(prompt=group.prompt, completion=completion, advantages=(0.0,) * completion.num_drawn)
             for group in groups
             for completion in group.completions
         ]

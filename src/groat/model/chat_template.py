@@ -1,8 +1,9 @@
-"""Chat templates: jinja from a model's files, rendered as transformers renders it, without tools and documents."""
+"""Chat templates: jinja from a model's files, rendered as transformers renders it, without documents."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jinja2
 
@@ -42,9 +43,16 @@ class ChatTemplate:
                 "model.chat_template to a file with another one."
             ) from error
 
-    def render(self, messages: Sequence[Message], special_tokens: Mapping[str, str]) -> str:
-        """The conversation as text, up to where the assistant answers."""
-        variables = {**special_tokens, "tools": None, "documents": None, "add_generation_prompt": True}
+    def render(
+        self, messages: Sequence[Message], special_tokens: Mapping[str, str], tools: Sequence[Mapping[str, Any]] = ()
+    ) -> str:
+        """The conversation as text, up to where the assistant answers. `tools` are JSON schemas of functions."""
+        variables = {
+            **special_tokens,
+            "tools": [dict(tool) for tool in tools] or None,
+            "documents": None,
+            "add_generation_prompt": True,
+        }
         try:
             return self._environment.written(self._template, messages=[dict(m) for m in messages], **variables)
         except TooMuchError as error:

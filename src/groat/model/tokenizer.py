@@ -20,6 +20,8 @@ from groat.types import Message, UserError
 
 log = logging.getLogger("groat")
 
+_ANSWERED = "groat-answered-turn"
+"""Stands for what the model wrote while a template shows what comes behind it."""
 _TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<end_of_turn>", "<|endofturn|>")
 _NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token")
 
@@ -77,22 +79,51 @@ class Tokenizer:
         _check_text(text, "a text")
         return self._backend.encode(text, add_special_tokens=False).ids
 
-    def encode_prompt(self, problem_prompt: str | Sequence[Message]) -> list[int]:
-        """Plain text as it is (with BOS, once, if the model's tokenizer adds one), chat turns by the chat template."""
+    def encode_prompt(
+        self, problem_prompt: str | Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()
+    ) -> list[int]:
+        """Plain text as it is (with BOS, once, if the model's tokenizer adds one), chat turns by the chat template,
+        which also tells of the tools (JSON schemas of functions)."""
         if isinstance(problem_prompt, str):
             ids = self.encode(problem_prompt)
             has_bos = ids[: len(self._bos_token_ids)] == self._bos_token_ids
             return ids if has_bos else self._bos_token_ids + ids
         _check_messages(problem_prompt)
-        if not any(self._control.occur_in(text) for message in problem_prompt for text in message.values()):
-            return self.encode(self.render(problem_prompt))
-        hidden = [{key: self._control.hide(text) for key, text in message.items()} for message in problem_prompt]
-        return self._control.encode_hidden(self.render(hidden))
+        if not self._control_tokens_in(problem_prompt):
+            return self.encode(self.render(problem_prompt, tools))
+        return self._control.encode_hidden(self.render(self._hidden(problem_prompt), tools))
 
-    def render(self, messages: Sequence[Message]) -> str:
+    def encode_reply(self, messages: Sequence[Message], *, is_turn_ended: bool) -> list[int]:
+        """What the chat template puts behind a turn of the assistant where these messages answer it, up to where the
+        assistant writes again.
+
+        `is_turn_ended`: the turn's own stop token has been drawn, and is left out. What the model wrote is not encoded
+        again.
+        """
+        hidden = self._hidden(messages) if (has_control := self._control_tokens_in(messages)) else messages
+        asked = ({"role": "user", "content": "?"}, {"role": "assistant", "content": _ANSWERED})
+        behind = self.render([*asked, *hidden]).rpartition(_ANSWERED)[2]
+        ids = self._control.encode_hidden(behind) if has_control else self.encode(behind)
+        first_stop = next((place for place, token in enumerate(ids) if token in self.stop_token_ids), None)
+        if first_stop is None or self.decode(ids[:first_stop]).strip():
+            return ids  # the template ends turns without a stop token
+        return ids[first_stop + is_turn_ended :]
+
+    def render(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> str:
         """The conversation as the model sees it, up to where the assistant answers."""
         _check_messages(messages)
-        return self._template.render(messages, self._special_tokens)
+        return self._template.render(messages, self._special_tokens, tools)
+
+    @property
+    def template_source(self) -> str:
+        """The chat template's jinja."""
+        return self._template.source
+
+    def _control_tokens_in(self, messages: Sequence[Message]) -> bool:
+        return any(self._control.occur_in(text) for message in messages for text in message.values())
+
+    def _hidden(self, messages: Sequence[Message]) -> list[dict[str, str]]:
+        return [{key: self._control.hide(text) for key, text in message.items()} for message in messages]
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of the tokens; special tokens are left out."""

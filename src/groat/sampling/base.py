@@ -36,6 +36,12 @@ class SamplingParams:
     repetition_penalty: float = 1.0
     stop: tuple[str, ...] = ()
 
+    def most_tokens(self, prompt: Prompt) -> int:
+        """Of a completion of this prompt."""
+        if prompt.most_tokens is None:
+            return self.max_completion_length
+        return min(prompt.most_tokens, self.max_completion_length)
+
     @classmethod
     def from_config(cls, config: SamplingConfig) -> SamplingParams:
         return cls(

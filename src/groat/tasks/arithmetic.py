@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from groat.tasks.arithmetic_templates import NAMES, TEMPLATES, THINGS, Template
@@ -13,7 +13,6 @@ from groat.tasks.made_problems import MadeProblems
 from groat.types import Message, Problem, UserError
 
 NUM_HELD_OUT = 200
-LARGEST_RESULT = 30
 
 Signature = tuple[str, tuple[int, ...]]
 """Template and numbers: what is left of an exercise when the names and the things are taken away."""
@@ -30,6 +29,27 @@ class Exercise:
     signature: Signature
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    """From where to where numbers go, by the operation that they are in."""
+
+    first: Mapping[str, tuple[int, int]]
+    """The number that is there at the start."""
+    later: Mapping[str, tuple[int, int]]
+    """The number of a step."""
+    largest_result: int
+    """Of any step; the smallest is 1."""
+    name: str = ""
+    """Told apart by it from the problems of other sizes."""
+
+
+SMALL = Sizes(
+    first={"+": (2, 10), "-": (5, 15), "*": (2, 5)},
+    later={"+": (1, 6), "-": (1, 6), "*": (2, 5)},
+    largest_result=30,
+)
+
+
 @dataclass(frozen=True)
 class ArithmeticStream(MadeProblems):
     """`length` training problems of one seed, each made when it is asked for.
@@ -41,25 +61,30 @@ class ArithmeticStream(MadeProblems):
     num_steps: tuple[int, ...]
     opening: tuple[Message, ...] = ()
     length: int = 20_000
-    _taken: frozenset[Signature] = field(
-        default_factory=lambda: _held_out_signatures(), init=False, repr=False, compare=False
-    )
+    sizes: Sizes = SMALL
+    _taken: frozenset[Signature] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_taken", _held_out_signatures(self.sizes))
 
     def made(self, position: int) -> Problem:
-        generator = random.Random(f"groat arithmetic train {self.seed} {position}")
-        exercise = _new_exercise(generator, generator.choice(self.num_steps), self._taken)
-        return _problem(f"arithmetic-{self.seed}-{position:05d}", exercise, self.opening)
+        name = f"{self.sizes.name}arithmetic"
+        generator = random.Random(f"groat {name} train {self.seed} {position}")
+        exercise = _new_exercise(generator, generator.choice(self.num_steps), self._taken, self.sizes)
+        return _problem(f"{name}-{self.seed}-{position:05d}", exercise, self.opening)
 
 
-def held_out_arithmetic(num_steps: Sequence[int], opening: tuple[Message, ...] = ()) -> tuple[Problem, ...]:
+def held_out_arithmetic(
+    num_steps: Sequence[int], opening: tuple[Message, ...] = (), sizes: Sizes = SMALL
+) -> tuple[Problem, ...]:
     """The same problems whatever the training seed; lengths take turns in the order of `num_steps`, so that the first
     ones are a fair share."""
-    by_length = {length: _held_out_exercises(length) for length in set(num_steps)}
+    by_length = {length: _held_out_exercises(length, sizes) for length in set(num_steps)}
     seen = Counter[int]()
     problems: list[Problem] = []
     for length in itertools.islice(itertools.cycle(num_steps), NUM_HELD_OUT):
         exercise = by_length[length][seen[length]]
-        problems.append(_problem(f"arithmetic-held-out-{length}-{seen[length]:03d}", exercise, opening))
+        problems.append(_problem(f"{sizes.name}arithmetic-held-out-{length}-{seen[length]:03d}", exercise, opening))
         seen[length] += 1
     return tuple(problems)
 
@@ -109,45 +134,42 @@ def _problem(identity: str, exercise: Exercise, opening: tuple[Message, ...]) ->
     )
 
 
-def _held_out_exercises(num_steps: int) -> list[Exercise]:
-    generator = random.Random(f"groat arithmetic held-out {num_steps}")
+def _held_out_exercises(num_steps: int, sizes: Sizes) -> list[Exercise]:
+    generator = random.Random(f"groat {sizes.name}arithmetic held-out {num_steps}")
     exercises: list[Exercise] = []
     taken: set[Signature] = set()
     while len(exercises) < NUM_HELD_OUT:
-        exercises.append(_new_exercise(generator, num_steps, taken))
+        exercises.append(_new_exercise(generator, num_steps, taken, sizes))
         taken.add(exercises[-1].signature)
     return exercises
 
 
-def _held_out_signatures() -> frozenset[Signature]:
-    return frozenset(exercise.signature for num_steps in TEMPLATES for exercise in _held_out_exercises(num_steps))
+def _held_out_signatures(sizes: Sizes) -> frozenset[Signature]:
+    return frozenset(one.signature for num_steps in TEMPLATES for one in _held_out_exercises(num_steps, sizes))
 
 
-def _new_exercise(generator: random.Random, num_steps: int, taken: Collection[Signature]) -> Exercise:
+def _new_exercise(generator: random.Random, num_steps: int, taken: Collection[Signature], sizes: Sizes) -> Exercise:
     while True:
         template = generator.choice(TEMPLATES[num_steps])
-        numbers = tuple(_number(generator, template.operations, place) for place in range(num_steps + 1))
-        results = _results(template.operations, numbers)
+        numbers = tuple(_number(generator, template.operations, place, sizes) for place in range(num_steps + 1))
+        results = _results(template.operations, numbers, sizes.largest_result)
         if results is not None and (template.text, numbers) not in taken:
             return _exercise(generator, template, numbers, results)
 
 
-def _number(generator: random.Random, operations: str, place: int) -> int:
+def _number(generator: random.Random, operations: str, place: int, sizes: Sizes) -> int:
     """Place 0 holds the number that is there at the start; place n the number of step n."""
-    if place == 0:
-        low, high = {"+": (2, 10), "-": (5, 15), "*": (2, 5)}[operations[0]]
-    else:
-        low, high = {"+": (1, 6), "-": (1, 6), "*": (2, 5)}[operations[place - 1]]
+    low, high = sizes.first[operations[0]] if place == 0 else sizes.later[operations[place - 1]]
     return generator.randint(low, high)
 
 
-def _results(operations: str, numbers: tuple[int, ...]) -> list[int] | None:
-    """The result of every step; None when one of them is not a whole number from 1 to LARGEST_RESULT."""
+def _results(operations: str, numbers: tuple[int, ...], largest: int) -> list[int] | None:
+    """The result of every step; None when one of them does not lie between 1 and the largest."""
     results: list[int] = []
     value = numbers[0]
     for operation, number in zip(operations, numbers[1:], strict=True):
         value = {"+": value + number, "-": value - number, "*": value * number}[operation]
-        if not 1 <= value <= LARGEST_RESULT:
+        if not 1 <= value <= largest:
             return None
         results.append(value)
     return results

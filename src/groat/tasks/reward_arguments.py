@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from groat.types import Problem, UserError
+from groat.types import Problem, Turn, UserError
 
 KEYWORDS = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric")
 """What every reward function is offered besides the columns; no column may have one of these names."""
@@ -21,6 +21,8 @@ class Answers:
     problems: Sequence[Problem]
     texts: Sequence[str]
     token_ids: Sequence[Sequence[int]]
+    turns: Sequence[Sequence[Turn]]
+    """All turns of completions that are conversations, whose text is the last one; else none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,9 @@ def reward_arguments(
     """Copies made for this one call: what the function does to them reaches no one else."""
     offered: dict[str, Callable[[], Any]] = {
         "prompts": lambda: [_plain(problem.prompt) for problem in answers.problems],
-        "completions": lambda: [_as_trl(*answer) for answer in zip(answers.problems, answers.texts, strict=True)],
+        "completions": lambda: [
+            _as_trl(*answer) for answer in zip(answers.problems, answers.texts, answers.turns, strict=True)
+        ],
         "completion_ids": lambda: [list(token_ids) for token_ids in answers.token_ids],
         "trainer_state": lambda: trainer_state,
         "log_extra": lambda: logged.log_extra,
@@ -96,8 +100,20 @@ def _plain(prompt: str | Sequence[Mapping[str, str]]) -> str | list[dict[str, st
     return prompt if isinstance(prompt, str) else [dict(message) for message in prompt]
 
 
-def _as_trl(problem: Problem, text: str) -> str | list[dict[str, str]]:
+def _as_trl(problem: Problem, text: str, turns: Sequence[Turn]) -> str | list[dict[str, Any]]:
+    if turns:
+        return [_message(turn) for turn in turns]
     return [{"role": "assistant", "content": text}] if problem.is_conversational else text
+
+
+def _message(turn: Turn) -> dict[str, Any]:
+    message: dict[str, Any] = {"role": turn.role, "content": turn.content}
+    if turn.calls:
+        message["tool_calls"] = [
+            {"type": "function", "function": {"name": call.name, "arguments": copy.deepcopy(dict(call.arguments))}}
+            for call in turn.calls
+        ]
+    return message
 
 
 def _column(problems: Sequence[Problem], name: str) -> list[Any]:

@@ -18,6 +18,7 @@ from groat.tasks.countdown import countdown_answer, countdown_numbers
 from groat.tasks.formats import think_format, xml_format, xml_share
 from groat.tasks.isolated_rewards import isolated
 from groat.tasks.json_schemas import json_schema
+from groat.tasks.large_arithmetic import called_answer, called_numbers
 from groat.tasks.llm_judge import llm_judge
 from groat.tasks.math_answers import math_answer
 from groat.tasks.patterns import regex
@@ -37,6 +38,8 @@ BUILT_IN: dict[str, Callable[..., Any]] = {
     "answer_match": answer_match,
     "countdown_answer": countdown_answer,
     "countdown_numbers": countdown_numbers,
+    "called_answer": called_answer,
+    "called_numbers": called_numbers,
 }
 FACTORIES: dict[str, Callable[..., Callable[..., Any]]] = {
     "exact_answer": exact_answer,
@@ -104,6 +107,13 @@ def load_reward(spec: str, isolated_seconds: float | None = None) -> Callable[..
     return loaded
 
 
+def load_own(spec: str, what: str) -> Callable[..., Any]:
+    """The function or class that `path/to/file.py:name` names. Runs the file: it is the user's own code."""
+    if ".py:" not in spec:
+        raise UserError(f"{spec!r} does not name {what}: write path/to/file.py:name")
+    return _from_file(spec)
+
+
 def _built_in(name: str, arguments: Sequence[Any], options: Mapping[str, Any]) -> Callable[..., Any]:
     if name in BUILT_IN and not arguments and not options:
         return BUILT_IN[name]
@@ -137,7 +147,7 @@ def _loaded_file(path: Path) -> ModuleType:
         content = path.read_bytes()
     except OSError as error:
         place = "" if path.is_absolute() else f" (looked for in {Path.cwd()})"
-        raise UserError(f"cannot read the reward file {path}{place}: {error.strerror}. Check the path") from error
+        raise UserError(f"cannot read the file {path}{place}: {error.strerror}. Check the path") from error
     # Named after its content: two functions of one file share its state, and an edited file is loaded again.
     name = f"groat_rewards_{hashlib.sha256(str(path.resolve()).encode() + content).hexdigest()[:16]}"
     if name not in sys.modules:
@@ -155,7 +165,7 @@ def _run_file(name: str, path: Path) -> ModuleType:
         found.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
-        raise UserError(f"the reward file {path} does not run: {type(error).__name__}: {error}") from error
+        raise UserError(f"the file {path} does not run: {type(error).__name__}: {error}") from error
     return module
 
 

@@ -178,6 +178,7 @@ def _answers_of(groups: Sequence[Group]) -> Answers:
         problems=[problem for problem, _ in pairs],
         texts=[completion.text for _, completion in pairs],
         token_ids=[completion.token_ids for _, completion in pairs],
+        turns=[completion.turns for _, completion in pairs],
     )
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from groat.config.tree import TaskConfig
 from groat.tasks.arithmetic import ArithmeticStream, arithmetic_opening, held_out_arithmetic
@@ -20,12 +20,15 @@ from groat.tasks.countdown import (
     countdown_opening,
     held_out_countdown,
 )
+from groat.tasks.environments import Environments
 from groat.tasks.gym_task import HELD_OUT_SEED, NUM_HELD_OUT, NUM_TRAIN, PREFIX, gym_from, gym_problems, gym_reward
+from groat.tasks.large_arithmetic import LARGE, called_answer, called_numbers, large_opening
 from groat.tasks.reward_arguments import Answers, check_arguments
 from groat.tasks.reward_loading import GivenFunctions, reward_functions
 from groat.tasks.rewards import Grader, RewardFunction
 from groat.tasks.rows import problems_from_rows, split_held_out
 from groat.tasks.tables import ENDINGS, read_rows
+from groat.tasks.tools.loading import environments_from
 from groat.tasks.verifiers import (
     answer_match,
     correct_answer,
@@ -34,12 +37,18 @@ from groat.tasks.verifiers import (
     right_steps,
     written_steps,
 )
-from groat.types import Problem, UserError
+from groat.types import Problem, Turn, UserError
 
 PYTHON_TASK = "python"
 """task.name of a run whose rows and reward functions were given from Python and are in no file."""
 
 logger = logging.getLogger("groat")
+
+
+class Judgement(Protocol):
+    def __call__(self, problem: Problem, text: str, turns: Sequence[Turn] = (), /) -> bool:
+        """Whether a completion is right: the text of its last turn, and all turns if it is a conversation."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,15 +60,23 @@ class Task:
     held_out: Sequence[Problem]
     """The same whatever the seed."""
     rewards: tuple[RewardFunction, ...]
-    is_correct: Callable[[Problem, str], bool]
+    is_correct: Judgement
     """How evaluation judges a text: by the answer; for rows with reward functions of their own, the first one gives
     1 or more (it is called with that one completion, and with no completion ids)."""
+    environments: Environments | None = None
+    """What completions talk to; None: each is one turn."""
 
 
 def build_task(config: TaskConfig, seed: int) -> Task:
     """`seed` chooses the training problems of built-in tasks, or the order of a file's rows."""
+    return replace(_without_environments(config, seed), environments=environments_from(config))
+
+
+def _without_environments(config: TaskConfig, seed: int) -> Task:
     if config.name == "arithmetic":
         return _arithmetic(config, seed)
+    if config.name == "large_arithmetic":
+        return _large_arithmetic(config, seed)
     if config.name == "countdown":
         return _countdown(config, seed)
     if config.name.startswith(PREFIX):
@@ -71,8 +88,8 @@ def build_task(config: TaskConfig, seed: int) -> Task:
         )
     if not config.name.endswith(ENDINGS):
         raise UserError(
-            f"task.name is {config.name!r}: use arithmetic, countdown, {PREFIX}DATASET, or a file of rows with "
-            f"a `prompt` column ({', '.join(ENDINGS)})"
+            f"task.name is {config.name!r}: use arithmetic, large_arithmetic, countdown, {PREFIX}DATASET, or a "
+            f"file of rows with a `prompt` column ({', '.join(ENDINGS)})"
         )
     train = _problems_of(config.name, config)
     if config.eval_name is None:
@@ -131,7 +148,24 @@ def _arithmetic(config: TaskConfig, seed: int) -> Task:
         train=ArithmeticStream(seed, num_steps, opening),
         held_out=held_out_arithmetic(num_steps, opening),
         rewards=_asked_for(config, ("answer", "num_steps", "solution")) or rewards,
-        is_correct=lambda problem, text: has_correct_answer(text, problem.columns["answer"]),
+        is_correct=lambda problem, text, _=(): has_correct_answer(text, problem.columns["answer"]),
+    )
+
+
+def _large_arithmetic(config: TaskConfig, seed: int) -> Task:
+    opening = large_opening(config.num_examples, config.system_prompt, with_calls="calculator" in config.tools)
+    rewards = (RewardFunction(name="correct_answer", function=correct_answer),)
+    if config.tools:
+        rewards += (
+            RewardFunction(name="called_answer", function=called_answer, weight=0.5),
+            RewardFunction(name="called_numbers", function=called_numbers, weight=0.3),
+        )
+    return Task(
+        name="large_arithmetic",
+        train=ArithmeticStream(seed, config.num_steps, opening, sizes=LARGE),
+        held_out=held_out_arithmetic(config.num_steps, opening, LARGE),
+        rewards=_asked_for(config, ("answer", "num_steps", "solution")) or rewards,
+        is_correct=lambda problem, text, _=(): has_correct_answer(text, problem.columns["answer"]),
     )
 
 
@@ -157,7 +191,9 @@ def _countdown(config: TaskConfig, seed: int) -> Task:
         train=CountdownStream(seed, config.num_operands, opening),
         held_out=held_out_countdown(config.num_operands, opening),
         rewards=_asked_for(config, ("nums", "target", "answer")) or rewards,
-        is_correct=lambda problem, text: answer_verdict(text, problem.columns["nums"], problem.columns["target"]) >= 1,
+        is_correct=lambda problem, text, _=(): (
+            answer_verdict(text, problem.columns["nums"], problem.columns["target"]) >= 1
+        ),
     )
 
 
@@ -200,11 +236,11 @@ def _judges(
     weights: Sequence[float] | None,
     timeout_seconds: float,
     isolated_seconds: float | None = None,
-) -> tuple[tuple[RewardFunction, ...], Callable[[Problem, str], bool]]:
+) -> tuple[tuple[RewardFunction, ...], Judgement]:
     if not functions:
         _check_answers((*train, *held_out))
         rewards = (RewardFunction(name="answer_match", function=answer_match),)
-        return rewards, lambda problem, text: is_answer_match(text, problem.columns["answer"])
+        return rewards, lambda problem, text, _=(): is_answer_match(text, problem.columns["answer"])
     rewards = reward_functions(functions, weights, _columns(train), isolated_seconds)
     if held_out:
         check_arguments(rewards[0].name, rewards[0].function, _columns(held_out))
@@ -212,9 +248,10 @@ def _judges(
     return rewards, partial(_is_rewarded, grader)
 
 
-def _is_rewarded(grader: Grader, problem: Problem, text: str) -> bool:
+def _is_rewarded(grader: Grader, problem: Problem, text: str, turns: Sequence[Turn] = ()) -> bool:
     """None, not applicable, counts as wrong."""
-    [value] = grader.values(Answers(problems=[problem], texts=[text], token_ids=[()]))[grader.functions[0].name]
+    answers = Answers(problems=[problem], texts=[text], token_ids=[()], turns=[turns])
+    [value] = grader.values(answers)[grader.functions[0].name]
     return value is not None and value >= 1
 
 

@@ -77,7 +77,8 @@ class ScriptedSampler:
         groups: list[Group] = []
         for prompt, seed in zip(prompts, seeds, strict=True):
             texts = [self._answer(prompt, seed, index) for index in range(params.num_generations)]
-            completions = tuple(self._completion(text, params, version or 0) for text in texts)
+            longest = params.most_tokens(prompt)
+            completions = tuple(self._completion(text, longest, params.stop, version or 0) for text in texts)
             progress(params.max_completion_length * len(completions))
             groups.append(Group(prompt=prompt, completions=completions))
         return groups
@@ -91,13 +92,13 @@ class ScriptedSampler:
             raise ValueError(f"{len(answers)} answers are prepared for problem {problem}; number {index + 1} was asked")
         return answers[index]
 
-    def _completion(self, text: str, params: SamplingParams, version: int) -> Completion:
-        stop = next((text.index(stop) for stop in params.stop if stop in text), None)
+    def _completion(self, text: str, longest: int, stops: Sequence[str], version: int) -> Completion:
+        stop = next((text.index(stop) for stop in stops if stop in text), None)
         ids = list(self._encode(text))
         ids += [] if self._stop_token_id is None or stop is not None else [self._stop_token_id]
-        fits = len(ids) <= params.max_completion_length
+        fits = len(ids) <= longest
         if not fits:
-            ids = ids[: params.max_completion_length]
+            ids = ids[:longest]
             text, stop = self._decode(ids), None
         return Completion(
             token_ids=tuple(ids),

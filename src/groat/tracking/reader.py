@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from sqlite3 import Connection
 from typing import Any, Self
@@ -13,6 +13,7 @@ from typing import Any, Self
 from groat.tracking.disk import read_errors
 from groat.tracking.rows import AnswerRow, Evaluation, Event, RolloutRow
 from groat.tracking.schema import open_reader
+from groat.types import ToolCall, Turn
 
 
 class RunReader:
@@ -108,10 +109,16 @@ def _number(value: float | None) -> float:
     return math.nan if value is None else value
 
 
+def _turns(text: str) -> tuple[Turn, ...]:
+    rows: list[dict[str, Any]] = json.loads(text)
+    return tuple(replace(Turn(**row), calls=tuple(ToolCall(**call) for call in row["calls"])) for row in rows)
+
+
 _DECODERS: Mapping[str, Callable[[Any], Any]] = {
     "reward": _number,
     "advantage": _number,
     "correct": bool,
     "parts": json.loads,
     "reasons": json.loads,
+    "turns": _turns,
 }

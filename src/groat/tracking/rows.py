@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from groat.types import Turn
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutRow:
@@ -26,6 +28,9 @@ class RolloutRow:
     """Each reward function's own value (None: not applicable)."""
     reasons: Mapping[str, str] = field(default_factory=dict[str, str])
     """Why, for the reward functions that say so."""
+    turns: tuple[Turn, ...] = ()
+    """Of a completion that is a conversation: those of the role `assistant` are the model's, the others were written by
+    its environment and not trained on. `text` is then the model's last turn."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,14 +9,14 @@ from pathlib import Path
 from groat.tracking.disk import read_errors, write_errors
 from groat.types import UserError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 _TABLES = """
 CREATE TABLE metrics (step INTEGER, name TEXT, value REAL, PRIMARY KEY (name, step)) WITHOUT ROWID;
 CREATE TABLE timings (step INTEGER, name TEXT, value REAL, PRIMARY KEY (name, step)) WITHOUT ROWID;
 CREATE TABLE rollouts (step INTEGER, group_index INTEGER, completion_index INTEGER, problem_id TEXT, prompt_text TEXT,
     text TEXT, finish_reason TEXT, num_tokens INTEGER, reward REAL, advantage REAL, policy_version INTEGER, parts TEXT,
-    reasons TEXT, PRIMARY KEY (step, group_index, completion_index));
+    reasons TEXT, turns TEXT, PRIMARY KEY (step, group_index, completion_index));
 CREATE TABLE events (step INTEGER, time REAL, kind TEXT, message TEXT);
 CREATE TABLE evaluations (step INTEGER, name TEXT, value REAL, low REAL, high REAL, problems INTEGER);
 CREATE TABLE answers (step INTEGER, problem_id TEXT, kind TEXT, prompt_text TEXT, text TEXT, correct INTEGER,

@@ -105,7 +105,7 @@ def _rollout_columns(row: RolloutRow) -> tuple[Any, ...]:
     as_json = {
         name: json.dumps({_storable(key): _storable(value) for key, value in mapping.items()})
         for name, mapping in (("parts", row.parts), ("reasons", row.reasons))
-    }
+    } | {"turns": json.dumps([asdict(turn) for turn in row.turns], default=str)}
     return tuple({**asdict(row), "finish_reason": str(row.finish_reason), **as_json}.values())
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
-from groat.trainers.trl_options import LEAVE_OUT, NO_HUB, NO_VLLM, SWITCHED_OFF, TRLOptions, noted, refused
+from groat.trainers.trl_options import NO_HUB, NO_VLLM, SWITCHED_OFF, TRLOptions, noted, refused
 
 
 @dataclass(kw_only=True)
@@ -125,6 +125,8 @@ class GRPOConfig(RunOptions):
     vespo_lambda_pos: float = 3.0
     vespo_k_neg: float = 3.0
     vespo_lambda_neg: float = 2.0
+    max_tool_calling_iterations: int | None = None
+    """Turns in which tools may be called; None: as many as fit into max_completion_length."""
     use_bias_correction_kl: bool = True
     vllm_importance_sampling_correction: bool = True
     """Correct for the difference between sampler and learner, which here is rounding only."""
@@ -140,7 +142,6 @@ class GRPOConfig(RunOptions):
     entropy_coef_delta: float = noted(0.005, SWITCHED_OFF)
     entropy_target: float = noted(0.2, SWITCHED_OFF)
     vllm_importance_sampling_clip_min: float | None = refused(None, "weights are truncated from above only")
-    max_tool_calling_iterations: int | None = refused(None, LEAVE_OUT)
     cast_lm_head_to_fp32: bool = noted(False, "it is 32-bit already")
     log_completions_hub_repo: str | None = refused(None, f"{NO_HUB}; leave it out")
 

@@ -1,6 +1,6 @@
 """What all trainers do: TRL's way of starting a run from Python.
 
-What TRL's trainer has and this one does not: models given as objects, reward models, tools, a dataloader, push_to_hub.
+What TRL's trainer has and this one does not: models given as objects, reward models, a dataloader, push_to_hub.
 The loop, the run's folder and resuming are those of `groat train`.
 """
 
@@ -19,6 +19,7 @@ from typing import Any
 from groat.algorithms.credit import length_metrics, reward_metrics
 from groat.config.tree import EvaluationConfig, RunConfig
 from groat.model.peft_files import load_peft
+from groat.tasks.environments import Environments
 from groat.tasks.task import PYTHON_TASK, Task, task_from_rows
 from groat.tracking.console import Console
 from groat.tracking.folder import RunFolder
@@ -37,7 +38,7 @@ from groat.trainers.going_on import check_same_config, check_same_rows, run_to_r
 from groat.trainers.peft import lora_section
 from groat.trainers.task import repeating_in_order, with_trainer_state
 from groat.trainers.translate import Data, translate
-from groat.training.build import build, encode
+from groat.training.build import build
 from groat.training.phases import Stopped
 from groat.training.run import Summary, resume, train
 from groat.types import UserError
@@ -72,11 +73,13 @@ class Trainer:
         processing_class: Any = None,
         callbacks: Sequence[Any] | None = None,
         peft_config: Any = None,
+        environments: Environments | None = None,
     ) -> None:
         self.args = args
         self.state = TrainerState()
         name = model_name(model)
-        self._task = self._task_from(reward_list(reward_funcs), train_dataset, eval_dataset)
+        task = self._task_from(reward_list(reward_funcs), train_dataset, eval_dataset)
+        self._task = replace(task, environments=environments)
         lora, lora_notes = lora_section(peft_config)
         data = Data(
             task_name=PYTHON_TASK,
@@ -131,11 +134,11 @@ class Trainer:
         built = build(replace(self._config, evaluation=EvaluationConfig(num_problems=0)), task)
         adapter = None if self._output is None else load_peft(RunFolder(self._run_folder).adapter, built.model.spec)
         params = replace(built.parts.sampling, num_generations=self._config.evaluation.num_samples)
-        prompts = encode(task.held_out, built.model.tokenizer)
+        prompts = built.parts.encode(task.held_out)
         with built.parts.sampler.awake():
             groups = built.parts.sampler.sample(prompts, adapter, params, range(len(prompts)))
         groups = built.parts.grader.grade(groups)
-        built.parts.grader.close()
+        built.close()
         figures = reward_metrics(groups) | length_metrics(groups) | {"runtime": time.perf_counter() - started}
         metrics = {f"eval_{name}": value for name, value in figures.items()}
         self.state.log_history.append({**metrics, "step": self.state.global_step, "epoch": self.state.epoch})

@@ -18,14 +18,17 @@ from groat.model.load import LoadedModel, load_model
 from groat.model.lora import new_adapter
 from groat.model.tokenizer import Tokenizer
 from groat.quantization.store import dynamic_store
-from groat.sampling.base import SamplingParams
+from groat.sampling.base import Sampler, SamplingParams
 from groat.sampling.native.sampler import NativeSampler
+from groat.tasks.environments import Environments
 from groat.tasks.judges import judged
 from groat.tasks.overlong import soft_overlong
 from groat.tasks.reward_loading import load_reward
 from groat.tasks.rewards import Grader, RewardFunction
 from groat.tasks.task import Task, build_task
 from groat.training.decide import Decision, decide_quietly
+from groat.training.dialogues import DialogueSampler
+from groat.training.prompts import encode
 from groat.training.step import Parts
 from groat.training.workload import num_bytes
 from groat.types import Problem, Prompt, UserError
@@ -46,6 +49,12 @@ class Built:
     guard: Guard
     num_trained: int
 
+    def close(self) -> None:
+        """Gives back what rewards and environments hold."""
+        self.parts.grader.close()
+        if self.task.environments is not None:
+            self.task.environments.close()
+
     @property
     def plan(self) -> MemoryPlan:
         return self.decision.plan
@@ -62,7 +71,11 @@ def build(config: RunConfig, task: Task | None = None, decision: Decision | None
     plan, model = decision.plan, _load(config, decision)
     guard = Guard(budget_bytes=budget_bytes(config))
     held_out = _held_out(task, config)
-    _check_lengths((*task.train, *held_out) if isinstance(task.train, tuple) else held_out, model, config)
+    environments = (
+        None if task.environments is None else task.environments.for_template(model.tokenizer.template_source)
+    )
+    looked_at = (*task.train, *held_out) if isinstance(task.train, tuple) else held_out
+    _check_lengths(looked_at, model, config, environments)
     decoder = Decoder(model.spec, model.weights)
     adapter = new_adapter(model.spec, config.lora, torch.Generator().manual_seed(config.seed))
     rewards = _rewards(task, config)
@@ -83,14 +96,8 @@ def build(config: RunConfig, task: Task | None = None, decision: Decision | None
         guard=guard,
     )
     parts = Parts(
-        encode=lambda problems: encode(problems, model.tokenizer),
-        sampler=NativeSampler(
-            decoder,
-            model.tokenizer,
-            max_concurrent=plan.way.max_concurrent,
-            prefill_tokens=plan.way.prefill_tokens,
-            guard=guard,
-        ),
+        encode=lambda problems: encode(problems, model.tokenizer, environments),
+        sampler=_sampler(decoder, model.tokenizer, plan, guard, environments),
         sampling=SamplingParams.from_config(config.sampling),
         grader=Grader(rewards, config.task.reward_timeout_seconds),
         algorithm=algorithm,
@@ -101,12 +108,22 @@ def build(config: RunConfig, task: Task | None = None, decision: Decision | None
     return Built(
         model=model,
         task=task,
-        held_out=tuple(encode(held_out, model.tokenizer)),
+        held_out=tuple(encode(held_out, model.tokenizer, environments)),
         parts=parts,
         decision=decision,
         guard=guard,
         num_trained=sum(tensor.numel() for tensor in adapter.named_tensors().values()),
     )
+
+
+def _sampler(
+    decoder: Decoder, tokenizer: Tokenizer, plan: MemoryPlan, guard: Guard, environments: Environments | None
+) -> Sampler:
+    way = plan.way
+    sampler = NativeSampler(
+        decoder, tokenizer, max_concurrent=way.max_concurrent, prefill_tokens=way.prefill_tokens, guard=guard
+    )
+    return sampler if environments is None else DialogueSampler(sampler, tokenizer, environments)
 
 
 def _rewards(task: Task, config: RunConfig) -> tuple[RewardFunction, ...]:
@@ -125,11 +142,6 @@ def _load(config: RunConfig, decision: Decision) -> LoadedModel:
     return load_model(config.model, storage, decision.folder, decision.tokenizer, store)
 
 
-def encode(problems: Sequence[Problem], tokenizer: Tokenizer) -> list[Prompt]:
-    """Render and encode every problem's prompt."""
-    return [Prompt(problem=problem, token_ids=tuple(tokenizer.encode_prompt(problem.prompt))) for problem in problems]
-
-
 def _held_out(task: Task, config: RunConfig) -> Sequence[Problem]:
     held_out = task.held_out[: config.evaluation.num_problems]
     if config.evaluation.num_problems and not held_out:
@@ -140,12 +152,15 @@ def _held_out(task: Task, config: RunConfig) -> Sequence[Problem]:
     return held_out
 
 
-def _check_lengths(problems: Sequence[Problem], model: LoadedModel, config: RunConfig) -> None:
+def _check_lengths(
+    problems: Sequence[Problem], model: LoadedModel, config: RunConfig, environments: Environments | None
+) -> None:
     """Every prompt must leave room for a whole completion: better told now than at the step that draws it."""
     room = model.spec.max_context - config.sampling.max_completion_length
     # A token stands for at least a byte, so most prompts need not be encoded to know that they fit.
     doubtful = [problem for problem in problems if num_bytes(problem) > room - _TEMPLATE_BYTES]
-    too_long = [prompt for prompt in encode(doubtful, model.tokenizer) if len(prompt.token_ids) > room]
+    encoded = encode(doubtful, model.tokenizer, environments)
+    too_long = [prompt for prompt in encoded if len(prompt.token_ids) > room]
     if too_long:
         longest = max(too_long, key=lambda prompt: len(prompt.token_ids))
         raise UserError(

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from groat.model.lora import Adapter
 from groat.sampling.base import Sampler, SamplingParams
+from groat.tasks.task import Judgement
 from groat.tracking.rows import AnswerRow, Evaluation
 from groat.training.phases import Phases
-from groat.types import Group, Problem, Prompt
+from groat.types import Group, Prompt
 
 _Z = 1.959963984540054
 """Standard normal quantile of a two-sided 95% interval."""
@@ -30,7 +31,7 @@ def evaluate(
     adapter: Adapter | None,
     params: SamplingParams,
     num_samples: int,
-    is_correct: Callable[[Problem, str], bool],
+    is_correct: Judgement,
     phases: Phases,
 ) -> EvaluationResult:
     """`num_samples` completions per prompt at the sampling temperature, and a greedy one.
@@ -44,8 +45,8 @@ def evaluate(
     with phases.phase("evaluate", total, "tokens settled", interruptible=True) as done, sampler.awake():
         sampled = sampler.sample(prompts, adapter, sampled_params, seeds, done)
         greedy = sampler.sample(prompts, adapter, greedy_params, seeds, done)
-    right_PK = [[is_correct(g.prompt.problem, c.text) for c in g.completions] for g in sampled]
-    right_P = [is_correct(g.prompt.problem, g.completions[0].text) for g in greedy]
+    right_PK = [[is_correct(g.prompt.problem, c.text, c.turns) for c in g.completions] for g in sampled]
+    right_P = [is_correct(g.prompt.problem, g.completions[0].text, g.completions[0].turns) for g in greedy]
     return EvaluationResult(
         figures={
             f"avg@{num_samples}": mean_of_means([sum(right) / len(right) for right in right_PK]),

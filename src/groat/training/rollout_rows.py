@@ -27,6 +27,7 @@ def rollout_rows(result: StepResult) -> Sequence[RolloutRow]:
             policy_version=completion.policy_version,
             parts=reward.parts,
             reasons=reward.reasons,
+            turns=completion.turns,
         )
         for group_index, group in enumerate(result.groups)
         for index, (completion, reward) in enumerate(zip(group.completions, group.rewards, strict=True))

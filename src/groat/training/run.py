@@ -114,7 +114,7 @@ def _run(config: RunConfig, folder: RunFolder, console: Console, task: Task | No
             except UserError as error:
                 raise type(error)(run.last_words(error)) from error
             finally:
-                built.parts.grader.close()
+                built.close()
 
 
 def _clear_away(folder: RunFolder) -> None:
@@ -369,7 +369,7 @@ class _Run:
         spent = defaultdict(
             float, {name: value - before.get(name, 0.0) for name, value in self._phases.seconds.items()}
         )
-        drawn = sum(len(completion.token_ids) for group in result.groups for completion in group.completions)
+        drawn = sum(completion.num_drawn for group in result.groups for completion in group.completions)
         learn_seconds = spent["score"] + spent["learn"]
         return {
             "step_time": seconds,

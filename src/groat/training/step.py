@@ -13,6 +13,7 @@ from groat.learning.learner import Learner, Update
 from groat.model.lora import Adapter
 from groat.sampling.base import Sampler, SamplingParams
 from groat.tasks.rewards import Grader
+from groat.training.dialogues import dialogue_metrics
 from groat.training.phases import Phases
 from groat.training.rollouts import Rollouts, most_telling, refilled
 from groat.types import Group, Problem, Prompt
@@ -78,7 +79,7 @@ def train_step(
     credit = parts.algorithm.assign_credit(groups)
     with phases.phase("learn", unit="tokens") as done:
         update = parts.learner.update(credit, parts.algorithm, done)
-    metrics = {**credit.metrics, **_metrics_of_all(rollouts, parts), **logged}
+    metrics = {**credit.metrics, **_metrics_of_all(rollouts, parts), **dialogue_metrics(rollouts.drawn), **logged}
     return StepResult(groups=rollouts.drawn, credit=credit, update=update, metrics=metrics)
 
 

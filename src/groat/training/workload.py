@@ -9,6 +9,7 @@ from groat.config.tree import RunConfig
 from groat.memory.workload import Workload
 from groat.model.tokenizer import Tokenizer
 from groat.tasks.task import Task
+from groat.training.prompts import encode
 from groat.trees import common_length
 from groat.types import Problem
 
@@ -24,7 +25,8 @@ def workload(config: RunConfig, task: Task, tokenizer: Tokenizer, process_bytes:
     held_out = task.held_out[: config.evaluation.num_problems]
     problems = [*(task.train if is_whole else islice(iter(task.train), 4 * _LOOKED_AT)), *held_out]
     longest = sorted(problems, key=num_bytes, reverse=True)[:_LOOKED_AT]
-    encoded = [tokenizer.encode_prompt(problem.prompt) for problem in longest]
+    environments = None if task.environments is None else task.environments.for_template(tokenizer.template_source)
+    encoded = [prompt.token_ids for prompt in encode(longest, tokenizer, environments)]
     prompt = max(map(len, encoded), default=1)
     return Workload.of(config, prompt if is_whole else round(prompt * _STREAM_SPARE), _shared(encoded), process_bytes)
 

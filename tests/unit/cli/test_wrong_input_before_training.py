@@ -63,14 +63,14 @@ WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda folder: write_reward(folder, "def letters(completions, answer): return [1.0] * len(completions)"),
         "reward function letters needs `answer`, which is no column of the data (it has none)",
     ),
-    "no reward file": (lambda folder: (folder / "rewards.py").unlink(), "cannot read the reward file rewards.py ("),
+    "no reward file": (lambda folder: (folder / "rewards.py").unlink(), "cannot read the file rewards.py ("),
     "no such reward": (
         lambda folder: write_reward(folder, "def other(completions, **_): return [1.0] * len(completions)"),
         "rewards.py has no function 'letters'; it has other",
     ),
     "reward file with a slip": (
         lambda folder: write_reward(folder, "def letters(completions, **_) return 1"),
-        "the reward file rewards.py does not run: SyntaxError: expected ':'",
+        "the file rewards.py does not run: SyntaxError: expected ':'",
     ),
 }
 
@@ -94,7 +94,7 @@ def test_what_is_wrong_is_said_in_one_paragraph_and_the_folder_stays_free(tmp_pa
         (["--budget", "10MiB"], "memory.budget 10MiB cannot be kept: the smallest that can is"),
         (
             ["--task", "rows.txt"],
-            "task.name is 'rows.txt': use arithmetic, countdown, reasoning_gym:DATASET, or a file",
+            "task.name is 'rows.txt': use arithmetic, large_arithmetic, countdown, reasoning_gym:DATASET, or a file",
         ),
     ],
 )

@@ -13,7 +13,7 @@ import pytest
 from groat.config.tree import TaskConfig
 from groat.tasks import build_task
 from groat.tasks.arithmetic import (
-    LARGEST_RESULT,
+    SMALL,
     WORKED_EXAMPLES,
     ArithmeticStream,
     arithmetic_opening,
@@ -49,7 +49,7 @@ def check_by_hand(problem: Problem) -> None:
             "/": int(left) / int(right),
         }[operation]
         assert expected == int(result)
-        assert 1 <= int(result) <= LARGEST_RESULT
+        assert 1 <= int(result) <= SMALL.largest_result
         results.append((left, result))
     assert all(before[1] == after[0] for before, after in pairwise(results))
     assert last == f"Answer: {results[-1][1]}"

@@ -43,6 +43,8 @@ def test_built_in_names_are_found():
         "answer_match",
         "countdown_answer",
         "countdown_numbers",
+        "called_answer",
+        "called_numbers",
     }
     assert all(load_reward(name) is function for name, function in BUILT_IN.items())
 
@@ -65,7 +67,7 @@ def test_an_edited_file_is_loaded_again(file: Path):
         ("zzz", r"no reward function 'zzz'\. Built in are correct_answer, .*path/to/file.py:function"),
         ("rewards.txt:length", r"no reward function 'rewards.txt:length'"),
         ("", "no reward function ''"),
-        ("nowhere/rewards.py:length", r"cannot read the reward file nowhere.rewards.py \(looked for in .*\): No such"),
+        ("nowhere/rewards.py:length", r"cannot read the file nowhere.rewards.py \(looked for in .*\): No such"),
         ("{file}:width", r"has no function 'width'; it has length, other"),
         ("{file}:constant", "has no function 'constant'"),
         ("{file}:", "has no function ''"),

@@ -150,7 +150,7 @@ from groat.types import Problem
 from groat.tasks.reward_arguments import Answers
 grader = Grader([RewardFunction(name="hangs", function=lambda completions: time.sleep(60))], timeout_seconds=0.1)
 try:
-    grader.values(Answers(problems=[Problem(id="p", prompt="q")], texts=["a"], token_ids=[()]))
+    grader.values(Answers(problems=[Problem(id="p", prompt="q")], texts=["a"], token_ids=[()], turns=[()]))
 except RewardError:
     print("told")
 """

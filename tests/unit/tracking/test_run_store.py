@@ -4,9 +4,11 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from conversation_rows import CONVERSATION
 from run_rows import HALF_RIGHT, MOSTLY_RIGHT, answer, rollout
 
 from groat.tracking.schema import open_writer
@@ -64,6 +66,14 @@ def test_timings_are_kept_apart_so_that_the_metrics_of_two_equal_runs_are_equal(
         for name in ("first", "second")
     ]
     assert tables[0] == tables[1] == [(1, "reward", 0.1)]
+
+
+def test_conversations_are_read_back_with_who_wrote_what(path: Path) -> None:
+    row = replace(rollout(), turns=CONVERSATION)
+    with RunStore(path) as store:
+        store.record_step(1, {}, {}, [row, rollout(completion=1)])
+        assert store.rollouts(1) == [row, rollout(completion=1)]
+        assert [turn.is_models for turn in store.rollouts(1)[0].turns] == [True, False, True]
 
 
 def test_a_step_recorded_again_replaces_the_first_record(path: Path) -> None:

@@ -1,11 +1,13 @@
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from conversation_rows import CONVERSATION
 from run_rows import HALF_RIGHT, MOSTLY_RIGHT, rollout
 
-from groat.cli.run_report import best_and_worst, sparkline, thinned
+from groat.cli.run_report import best_and_worst, rollout_report, sparkline, thinned
 from groat.cli.runs import list_runs, show_run
 from groat.config.load import to_yaml
 from groat.config.tree import RunConfig
@@ -111,6 +113,11 @@ def test_the_most_divided_prompt_comes_first_with_its_best_and_worst_completion(
     rows = [rollout(group, index, reward=reward) for group, index, reward in [(0, 0, 0.5), (0, 1, 0.5), (0, 2, 0.5)]]
     rows += [rollout(1, 0, reward=0.5), rollout(1, 1, reward=0.0), rollout(1, 2, reward=1.0)]
     assert [(row.group_index, row.completion_index) for row in best_and_worst(rows, 3)] == [(1, 2), (1, 1), (0, 0)]
+
+
+def test_what_a_tool_wrote_is_marked() -> None:
+    shown = [str(part) for part in rollout_report(1, [replace(rollout(), turns=CONVERSATION)], 1)]
+    assert shown[-3:] == ["call add: 3 4", "   │ tool: no\n   │ way", "7"]
 
 
 def test_thinned_steps_keep_both_ends() -> None:

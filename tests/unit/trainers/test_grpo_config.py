@@ -12,6 +12,7 @@ import pytest
 
 from groat.config.tree import LoraConfig, RunConfig
 from groat.trainers import algorithm_options as algorithm_module
+from groat.trainers import grpo as grpo_module
 from groat.trainers import notes as notes_module
 from groat.trainers import steps as steps_module
 from groat.trainers import trainer as trainer_module
@@ -202,7 +203,10 @@ def test_what_makes_no_difference_is_noted(options: dict[str, Any], words: str):
 
 def test_every_option_takes_effect_or_says_why_not():
     read = "".join(
-        map(inspect.getsource, (translate_module, steps_module, notes_module, trainer_module, algorithm_module))
+        map(
+            inspect.getsource,
+            (translate_module, steps_module, notes_module, trainer_module, grpo_module, algorithm_module),
+        )
     )
     silent = [option.name for option in dataclasses.fields(GRPOConfig) if not option.metadata]
     assert [name for name in silent if not re.search(rf'args\.{name}\b|"{name}"', read)] == []

@@ -153,7 +153,6 @@ def test_a_row_without_prompt_names_the_dataset(tmp_path: Path):
     ("arguments", "words"),
     [
         ({"optimizers": ("adam", None)}, r"optimizers\[0\] is given"),
-        ({"tools": [len]}, "tools is given, but groat's GRPOTrainer does not have it"),
     ],
 )
 def test_arguments_of_trls_trainer_without_effect_are_refused(tmp_path: Path, arguments: dict[str, Any], words: str):

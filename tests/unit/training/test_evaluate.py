@@ -1,4 +1,5 @@
 import io
+from collections.abc import Sequence
 
 import pytest
 
@@ -7,7 +8,7 @@ from groat.testing import ScriptedSampler
 from groat.tracking.console import Console
 from groat.training.evaluate import evaluate, mean_of_means, proportion
 from groat.training.phases import Phases, Stopped
-from groat.types import Problem, Prompt
+from groat.types import Problem, Prompt, Turn
 
 ANSWERS = {"easy": ["yes", "yes", "yes", "yes"], "odd": ["no", "yes", "no", "no"], "hard": ["no", "no", "no", "no"]}
 PROMPTS = [
@@ -19,7 +20,7 @@ def phases() -> Phases:
     return Phases(Console(quiet=True, stream=io.StringIO()))
 
 
-def is_right(problem: Problem, text: str) -> bool:
+def is_right(problem: Problem, text: str, turns: Sequence[Turn] = ()) -> bool:
     return text == problem.columns["answer"]
 
 

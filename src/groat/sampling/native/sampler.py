@@ -108,12 +108,13 @@ class NativeSampler:
 
     def _check_length(self, prompt: Prompt, params: SamplingParams) -> None:
         room = self._decoder.spec.max_context - len(prompt.token_ids)
+        longest = params.most_tokens(prompt)
         if not prompt.token_ids:
             raise UserError(f"problem {prompt.problem.id}: the prompt has no tokens")
-        if room < params.max_completion_length:
+        if room < longest:
             raise UserError(
                 f"problem {prompt.problem.id}: the prompt has {len(prompt.token_ids)} tokens, and with "
-                f"sampling.max_completion_length {params.max_completion_length} it would exceed the model's context of "
+                f"sampling.max_completion_length {longest} it would exceed the model's context of "
                 f"{self._decoder.spec.max_context} tokens; shorten the prompt or the completions"
             )
 
@@ -258,7 +259,8 @@ class _Rollout:
             return FinishReason.STOP
         if self._params.stop and self._ends_with_stop_string(sequence):
             return FinishReason.STOP
-        return FinishReason.LENGTH if len(sequence.token_ids) >= self._params.max_completion_length else None
+        longest = self._params.most_tokens(self._prompts[sequence.prompt])
+        return FinishReason.LENGTH if len(sequence.token_ids) >= longest else None
 
     def _ends_with_stop_string(self, sequence: _Sequence) -> bool:
         # Any stop string lies within as many tokens as it has bytes; the last one may complete it.
