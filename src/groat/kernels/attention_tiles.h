@@ -234,13 +234,12 @@ class TileRunning {
     for (int j = 0; j < vectors; j++)
       store(scores + j * LANES, both_digits(i, j, 7) * (load(block.keys.scales + j * LANES) * scales[query]));
     softmax(query).weigh(scores, seen);
-    Vec most = {}, scaled[SIXTEENS];
+    Vec scaled[SIXTEENS];
     for (int j = 0; j < vectors; j++) {
       const Vec product = load(scores + j * LANES) * load(block.values.scales + j * LANES);
       scaled[j] = lane_numbers() + j * LANES < seen ? product : Vec{};
-      most = most > scaled[j] ? most : scaled[j];  // NaN, if there is one
     }
-    const float largest = largest_lane(most);
+    const float largest = largest_magnitude(vectors, [&](long j) { return scaled[j]; });
     const float steps = largest > 0 ? 65535.0f / largest : 0.0f;
     for (int j = 0; j < vectors; j++) {
       const __m512i whole = _mm512_cvtps_epi32((__m512)(scaled[j] * steps));

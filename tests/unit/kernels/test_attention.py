@@ -99,6 +99,37 @@ def test_gradients_are_those_of_plain_matmuls_in_float64(name: str, shape: tuple
 
 
 @pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", FORESTS)
+def test_attention_to_rounded_keys_and_values_is_that_of_plain_matmuls_in_float64(
+    name: str, shape: tuple[int, int, int]
+):
+    """Large heads go through matrix tiles, where queries keep 15 bits: half a step of the largest of them, 3 or 4 here, is
+    1e-4, and so a score is off by up to 3e-4, and its weight by as large a part."""
+    forest = FORESTS[name]
+    queries, keys, values = random_qkv(len(forest.token_ids), shape)
+    kept = KV.keep(keys, values, "int8")
+    output, lse = tree_attention_with_lse(queries, kept, forest.nodes)
+    exact_keys, exact_values = kept.exact
+    expected = by_matmul(queries.double(), exact_keys.double(), exact_values.double(), forest.nodes)
+    torch.testing.assert_close(output.double(), expected, rtol=0, atol=5e-4)
+    _, plain_lse = tree_attention_with_lse(queries, KV(exact_keys, exact_values), forest.nodes)
+    torch.testing.assert_close(lse, plain_lse, rtol=0, atol=5e-4)
+
+
+@pytest.mark.parametrize("storage", ["f32", "int8"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_what_is_not_finite_is_noticed(shape: tuple[int, int, int], storage: KVStorage):
+    nodes = grow([tuple(range(130))]).nodes
+    for index in range(3):
+        tensors = random_qkv(130, shape)
+        tensors[index][70] = torch.nan
+        queries, *own = tensors
+        output, _ = tree_attention_with_lse(queries, KV.keep(*own, storage), nodes)
+        assert output[70].isnan().all()
+        assert output[:70].isfinite().all()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
 def test_gradients_are_those_of_torchs_kernel(shape: tuple[int, int, int]):
     forest = FORESTS["branches of branches"]
     tensors = random_qkv(len(forest.token_ids), shape)

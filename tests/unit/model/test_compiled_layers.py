@@ -95,7 +95,14 @@ def test_every_family(changes: dict[str, Any], tokens: int, two_threads: None):
     assert_same_gradients(decoder, adapter, tokens)
 
 
-@pytest.mark.parametrize("changes", FAMILIES.values(), ids=FAMILIES.keys())
+LARGE_HEADS = {
+    "heads of 64": {"hidden_size": 64, "head_dim": 64},
+    "heads of 128, one for each query": {"hidden_size": 64, "head_dim": 128, "num_kv_heads": 4},
+}
+"""Those that attend by matrix tiles, where there are any."""
+
+
+@pytest.mark.parametrize("changes", (FAMILIES | LARGE_HEADS).values(), ids=(FAMILIES | LARGE_HEADS).keys())
 @pytest.mark.parametrize("tokens", [30, MANY])
 def test_keys_and_values_in_int8(changes: dict[str, Any], tokens: int, two_threads: None):
     plain = tiny_decoder(tiny_spec(**changes))
