@@ -7,10 +7,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal
 
+import pytest
 import torch
 from tiny_decoders import tiny_decoder, tiny_spec
 
 from groat.kernels.matrix import Matrix, stored
+from groat.kernels.native import has_int8_kernels
 from groat.model.decoder import Decoder
 from groat.model.spec import ModelSpec
 from groat.model.weights import LayerWeights, Linear, Weights
@@ -38,7 +40,9 @@ def mapped(weights: Weights, change: Callable[[Matrix], Matrix]) -> Weights:
 
 
 def in_int8(kind: Kind, spec: ModelSpec) -> Decoder:
-    """Products in int8, and keys and values too."""
+    """Products in int8, and keys and values too; skips the test where the CPU has no such products."""
+    if not has_int8_kernels():
+        pytest.skip("no AVX512-VNNI")
     return Decoder(spec, replace(quantized(kind, spec).weights.computed_in("int8"), kv_storage="int8"))
 
 

@@ -12,7 +12,6 @@ from tiny_decoders import LetterTokenizer, tiny_adapter, tiny_decoder, tiny_spec
 from groat.algorithms.base import Needs
 from groat.algorithms.grpo import GRPO
 from groat.config.tree import GRPOAlgorithmConfig, TrainingConfig
-from groat.kernels.native import has_int8_kernels
 from groat.learning.learner import Learner, LearnerPlan
 from groat.model.recompute import Recompute
 from groat.sampling.base import SamplingParams
@@ -65,8 +64,6 @@ def test_they_agree_on_a_base_of_every_kind(kind: Kind):
 def test_products_in_int8_are_the_same_on_both_sides(kind: Kind):
     """A row is rounded by itself and attends in the same order whatever it is batched with, so what the sampler draws
     one token at a time, the learner finds in its trees: up to the last sum over the vocabulary."""
-    if not has_int8_kernels():
-        pytest.skip("no AVX512-VNNI")
     params = params_of(max_completion_length=30)
     spec = tiny_spec(hidden_size=64, intermediate_size=128, head_dim=16)  # whole blocks, or NF4 computes in f32
     decoder = in_int8(kind, spec)
