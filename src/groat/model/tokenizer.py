@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any, cast
 
@@ -83,20 +84,44 @@ class Tokenizer:
             ids = self.encode(problem_prompt)
             has_bos = ids[: len(self._bos_token_ids)] == self._bos_token_ids
             return ids if has_bos else self._bos_token_ids + ids
-        _check_messages(problem_prompt)
-        if not any(self._control.occur_in(text) for message in problem_prompt for text in message.values()):
-            return self.encode(self.render(problem_prompt))
-        hidden = [{key: self._control.hide(text) for key, text in message.items()} for message in problem_prompt]
-        return self._control.encode_hidden(self.render(hidden))
+        return self.encode_chat(problem_prompt)
 
-    def render(self, messages: Sequence[Message]) -> str:
+    def encode_chat(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> list[int]:
+        """Chat turns by the chat template, up to where the assistant answers, or without that last opening."""
+        _check_messages(messages)
+        if not any(self._control.occur_in(text) for message in messages for text in message.values()):
+            return self.encode(self.render(messages, add_generation_prompt=add_generation_prompt))
+        hidden = [{key: self._control.hide(text) for key, text in message.items()} for message in messages]
+        return self._control.encode_hidden(self.render(hidden, add_generation_prompt=add_generation_prompt))
+
+    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
         """The conversation as the model sees it, up to where the assistant answers."""
         _check_messages(messages)
-        return self._template.render(messages, self._special_tokens)
+        return self._template.render(messages, self._special_tokens, add_generation_prompt=add_generation_prompt)
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of the tokens; special tokens are left out."""
-        return self._backend.decode(list(ids), skip_special_tokens=True)
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        """The text of the tokens; special tokens are left out unless asked for."""
+        return self._backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
+
+    @property
+    def special_tokens(self) -> Mapping[str, str]:
+        """bos_token, eos_token, unk_token and pad_token, as far as the model names them."""
+        return self._special_tokens
+
+    @property
+    def template_source(self) -> str:
+        """The chat template, as jinja text."""
+        return self._template.source
+
+    def with_template(self, source: str, where: str) -> Tokenizer:
+        """The same tokenizer with another chat template; `where` is what errors call it."""
+        changed = copy(self)
+        changed._template, changed.has_own_template = ChatTemplate(source, where), True
+        return changed
+
+    def token_id(self, token: str) -> int | None:
+        """None: there is no such token."""
+        return self._backend.token_to_id(token)
 
 
 def read_tokenizer(config: ModelConfig, folder: Path) -> Tokenizer:

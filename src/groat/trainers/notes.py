@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from groat.trainers.config import RunOptions
-from groat.trainers.steps import Steps
+from groat.trainers.steps import Steps, is_less_than_a_group
 from groat.trainers.trl_options import plain
 
 
@@ -22,6 +22,12 @@ def translation_notes(args: RunOptions, steps: Steps) -> Iterator[str]:
         yield f"optim={optim!r}: it is {kind}; the optimizer's state of an adapter is small"
     if args.model_init_kwargs:
         yield f"model_init_kwargs={dict(args.model_init_kwargs)!r}: groat loads models in its own way, in 32 bits"
+    if is_less_than_a_group(args):
+        yield (
+            f"per_device_train_batch_size={args.per_device_train_batch_size}: a group is sampled whole, so a step has "
+            f"{steps.completions} completions, num_generations ({args.num_generations}) for each of "
+            f"gradient_accumulation_steps ({args.gradient_accumulation_steps})"
+        )
     completions = args.per_device_train_batch_size * args.gradient_accumulation_steps
     if not args.counts_prompts and args.generation_batch_size not in (None, completions):
         yield (

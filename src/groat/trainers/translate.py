@@ -16,7 +16,7 @@ from groat.trainers.config import RunOptions
 from groat.trainers.notes import is_8bit, translation_notes
 from groat.trainers.steps import Steps
 from groat.trainers.trl_options import check_refused, option_notes, plain
-from groat.types import UserError
+from groat.types import StorageKind, UserError
 
 _SCHEDULERS = {"linear": "linear", "cosine": "cosine", "constant": "constant", "constant_with_warmup": "constant"}
 _HARMLESS_MODEL_OPTIONS = {
@@ -54,14 +54,23 @@ class Translation:
     notes: tuple[str, ...]
 
 
-def translate(args: RunOptions, model: str, lora: LoraConfig, data: Data) -> Translation:
+@dataclass(frozen=True, kw_only=True)
+class ModelAsked:
+    """The model to train, and how its weights are to be stored (None: as the plan finds best)."""
+
+    name: str
+    storage: StorageKind | None = None
+    chat_template: str | None = None
+
+
+def translate(args: RunOptions, model: ModelAsked, lora: LoraConfig, data: Data) -> Translation:
     """UserError, with TRL's names, for everything that groat cannot follow."""
     check_refused(args)
     _check_choices(args)
     steps = Steps(args, data.num_rows)
     sections: dict[str, Any] = {
         "seed": args.seed,
-        "model": {"name": model, "chat_template": args.chat_template},
+        "model": {"name": model.name, "chat_template": model.chat_template},
         "lora": {"r": lora.r, "lora_alpha": lora.lora_alpha},
         "task": {
             "name": data.task_name,
@@ -75,7 +84,11 @@ def translate(args: RunOptions, model: str, lora: LoraConfig, data: Data) -> Tra
         "algorithm": algorithm_section(args),
         "training": _training(args, steps),
         "evaluation": _evaluation(args, steps, data),
-        "memory": {"budget": args.budget, "gradient_checkpointing": args.gradient_checkpointing},
+        "memory": {
+            "budget": args.budget,
+            "storage": model.storage,
+            "gradient_checkpointing": args.gradient_checkpointing,
+        },
     }
     if args.output_dir is not None:
         sections["output_dir"] = str(args.output_dir)

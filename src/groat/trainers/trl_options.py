@@ -11,9 +11,12 @@ import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from groat.types import UserError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 
 def noted(default: Any, why: str) -> Any:
@@ -37,14 +40,14 @@ def asks_for_something(value: Any, default: Any) -> bool:
     return not is_empty and value != default
 
 
-def check_refused(options: TRLOptions) -> None:
+def check_refused(options: DataclassInstance) -> None:
     """UserError with every option that asks for what groat does not do."""
     problems = [f"{name} is {value!r}: {instead}" for name, value, instead in _set_options(options, "refused")]
     if problems:
         raise UserError(f"{type(options).__name__}: " + "; ".join(problems))
 
 
-def option_notes(options: TRLOptions) -> list[str]:
+def option_notes(options: DataclassInstance) -> list[str]:
     """A sentence for every option that is set and makes no difference."""
     return [f"{name}={_shown(name, value)}: {why}" for name, value, why in _set_options(options, "noted")]
 
@@ -53,7 +56,7 @@ def _shown(name: str, value: Any) -> str:
     return "..." if name == "hub_token" else repr(value)
 
 
-def _set_options(options: TRLOptions, kind: str) -> Iterator[tuple[str, Any, str]]:
+def _set_options(options: DataclassInstance, kind: str) -> Iterator[tuple[str, Any, str]]:
     for option in dataclasses.fields(options):
         value = plain(getattr(options, option.name))
         if kind in option.metadata and asks_for_something(value, option.default):
@@ -160,7 +163,7 @@ class TRLOptions:
     use_transformers_paged: bool = noted(False, _OWN_GENERATION)
     use_transformers_continuous_batching: bool = noted(False, _OWN_GENERATION)
     transformers_continuous_batching_config: Any = noted(None, _OWN_GENERATION)
-    use_vllm: bool = refused(False, "groat samples with the weights it trains, on any machine; leave it out")
+    use_vllm: bool = noted(False, f"groat samples with the weights it trains; {NO_VLLM}")
     vllm_mode: str = noted("colocate", NO_VLLM)
     vllm_model_impl: str = noted("vllm", NO_VLLM)
     vllm_enable_sleep_mode: bool = noted(False, NO_VLLM)
