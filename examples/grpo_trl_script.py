@@ -1,7 +1,7 @@
 """The usual GRPO script for TRL: data, five reward functions, config, train, save, generate.
 
-Nothing but its imports differs from what runs with TRL (there: `from trl import GRPOConfig, GRPOTrainer`, `from peft
-import LoraConfig`, `from transformers import AutoModelForCausalLM, AutoTokenizer`), and the name of the model.
+Nothing but its imports and the name of the model differs from what runs with TRL (there: `from trl import GRPOConfig,
+GRPOTrainer`, `from peft import LoraConfig`, `from transformers import AutoModelForCausalLM, AutoTokenizer`).
 `pip install "groat[datasets]"` first.
 
 python examples/grpo_trl_script.py                     # SmolLM2-135M (pip install "groat[demo]"), on a CPU

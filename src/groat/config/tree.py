@@ -15,6 +15,7 @@ from groat.config.strict import Strict, above_zero, at_least, is_size, within
 from groat.types import Optim, StorageChoice
 
 SavedInputs = Literal["f32", "bf16"]
+Tracker = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -280,6 +281,22 @@ class ChecksConfig(Strict):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrackConfig(Strict):
+    """Other trackers that are told what a run records in its own folder."""
+
+    report_to: tuple[Tracker, ...] = ()
+    """tensorboard, wandb, mlflow and trackio, each an extra of groat's. One that fails never stops a run."""
+    project: str = "groat"
+    """Its project, or experiment, there."""
+    run_name: str | None = None
+    """Its name there; None: that of its folder."""
+
+    def __post_init__(self) -> None:
+        if len(set(self.report_to)) < len(self.report_to):
+            raise ValueError(f"track.report_to names a tracker twice: {', '.join(self.report_to)}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunConfig(Strict):
     """Everything one run was asked to do."""
 
@@ -296,6 +313,7 @@ class RunConfig(Strict):
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     checks: ChecksConfig = field(default_factory=ChecksConfig)
+    track: TrackConfig = field(default_factory=TrackConfig)
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**63:

@@ -1,4 +1,4 @@
-"""A model and its adapter as one checkpoint in Hugging Face's layout: W + alpha / r * B A, written a few rows at a time.
+"""A model and its adapter as one checkpoint in Hugging Face's layout: W + alpha / r * B A, a few rows at a time.
 
 W is the checkpoint's own weight, whatever the adapter was trained over: what 8 or 4 bits had rounded is exact again.
 """

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import Any, cast
 
 from groat.caches import cache_folder
-from groat.config import tree
+from groat.config.tree import LoraConfig, RunConfig
 from groat.model.files import replace_file
 from groat.tasks.reward_loading import BUILT_IN
 from groat.trainers.models.language_model import LanguageModel
@@ -45,7 +46,7 @@ def language_model(model: Any) -> LanguageModel:
     )
 
 
-def lora_of(model: LanguageModel, peft_config: Any) -> tuple[tree.LoraConfig, list[str]]:
+def lora_of(model: LanguageModel, peft_config: Any) -> tuple[LoraConfig, list[str]]:
     """The adapter to train, and notes: the model's, or what peft_config describes; UserError for both."""
     if model.lora is None:
         return lora_section(peft_config)
@@ -54,13 +55,19 @@ def lora_of(model: LanguageModel, peft_config: Any) -> tuple[tree.LoraConfig, li
     return model.lora, []
 
 
-def chat_template_file(processing_class: Any, template: str | None) -> str | None:
-    """The file of args.chat_template, or one made of the template that was set on a tokenizer of groat's."""
+def with_model(config: RunConfig, model: LanguageModel, processing_class: Any) -> RunConfig:
+    """The run with what the model and its tokenizer say: how weights are stored, and a chat template set on it."""
+    config = replace(config, memory=replace(config.memory, storage=model.storage))
     new = processing_class.new_chat_template if isinstance(processing_class, TextTokenizer) else None
     if new is None:
-        return template
-    if template is not None:
+        return config
+    if config.model.chat_template is not None:
         raise UserError("args.chat_template and tokenizer.chat_template are both set: leave one of them out")
+    return replace(config, model=replace(config.model, chat_template=_template_file(new)))
+
+
+def _template_file(new: str) -> str:
+    """Kept where a resumed run finds it again."""
     folder = cache_folder("chat_templates")
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{hashlib.sha256(new.encode()).hexdigest()[:16]}.jinja"

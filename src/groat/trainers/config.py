@@ -26,7 +26,11 @@ class RunOptions(TRLOptions):
     disable_tqdm: bool | None = None
     """True: the console shows warnings only."""
     report_to: str | Sequence[str] | None = "none"
-    """`none` is all there is: a run is recorded in its own folder."""
+    """tensorboard, wandb, mlflow, trackio, or several of them; a run is recorded in its own folder in any case."""
+    run_name: str | None = None
+    """Of the run in those; None: that of its folder."""
+    project: str = "huggingface"
+    """Of the run in those."""
 
     learning_rate: float = 1e-6
     max_steps: int = -1

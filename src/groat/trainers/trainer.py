@@ -27,18 +27,18 @@ from groat.tracking.store import RunStore
 from groat.trainers.arguments import (
     Model,
     RewardFunc,
-    chat_template_file,
     dataset_rows,
     language_model,
     lora_of,
     reward_list,
     tokenizer_notes,
+    with_model,
 )
 from groat.trainers.callbacks import Callbacks, TrainerState
 from groat.trainers.config import RunOptions
 from groat.trainers.going_on import check_same_config, check_same_rows, run_to_resume
 from groat.trainers.task import repeating_in_order, with_trainer_state
-from groat.trainers.translate import Data, ModelAsked, translate
+from groat.trainers.translate import Data, translate
 from groat.training.build import build, encode
 from groat.training.phases import Stopped
 from groat.training.run import Summary, resume, train
@@ -88,10 +88,8 @@ class Trainer:
             num_eval_rows=len(self._task.held_out) or None,
             reward_names=[reward.name for reward in self._task.rewards],
         )
-        template = chat_template_file(processing_class, self.args.chat_template)
-        asked = ModelAsked(name=name, storage=self.model.storage, chat_template=template)
-        translation = translate(self.args, asked, lora, data)
-        self._config = translation.config
+        translation = translate(self.args, name, lora, data)
+        self._config = with_model(translation.config, self.model, processing_class)
         self._train_task = self._task if self.args.shuffle_dataset else repeating_in_order(self._task)
         self._folder: Path | None = None
         self._output: TrainOutput | None = None

@@ -5,18 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import TypeAdapter, ValidationError
 
 from groat.config.problems import field_problem
-from groat.config.tree import LoraConfig, RunConfig
+from groat.config.tree import LoraConfig, RunConfig, Tracker
 from groat.trainers.algorithm_options import algorithm_notes, algorithm_problems, algorithm_section
 from groat.trainers.config import RunOptions
 from groat.trainers.notes import is_8bit, translation_notes
 from groat.trainers.steps import Steps
 from groat.trainers.trl_options import check_refused, option_notes, plain
-from groat.types import StorageKind, UserError
+from groat.types import UserError
 
 _SCHEDULERS = {"linear": "linear", "cosine": "cosine", "constant": "constant", "constant_with_warmup": "constant"}
 _HARMLESS_MODEL_OPTIONS = {
@@ -54,23 +54,14 @@ class Translation:
     notes: tuple[str, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class ModelAsked:
-    """The model to train, and how its weights are to be stored (None: as the plan finds best)."""
-
-    name: str
-    storage: StorageKind | None = None
-    chat_template: str | None = None
-
-
-def translate(args: RunOptions, model: ModelAsked, lora: LoraConfig, data: Data) -> Translation:
+def translate(args: RunOptions, model: str, lora: LoraConfig, data: Data) -> Translation:
     """UserError, with TRL's names, for everything that groat cannot follow."""
     check_refused(args)
     _check_choices(args)
     steps = Steps(args, data.num_rows)
     sections: dict[str, Any] = {
         "seed": args.seed,
-        "model": {"name": model.name, "chat_template": model.chat_template},
+        "model": {"name": model, "chat_template": args.chat_template},
         "lora": {"r": lora.r, "lora_alpha": lora.lora_alpha},
         "task": {
             "name": data.task_name,
@@ -84,12 +75,9 @@ def translate(args: RunOptions, model: ModelAsked, lora: LoraConfig, data: Data)
         "algorithm": algorithm_section(args),
         "training": _training(args, steps),
         "evaluation": _evaluation(args, steps, data),
-        "memory": {
-            "budget": args.budget,
-            "storage": model.storage,
-            "gradient_checkpointing": args.gradient_checkpointing,
-        },
+        "memory": {"budget": args.budget, "gradient_checkpointing": args.gradient_checkpointing},
     }
+    sections["track"] = {"report_to": _trackers(args), "project": args.project, "run_name": args.run_name}
     if args.output_dir is not None:
         sections["output_dir"] = str(args.output_dir)
     notes = (*option_notes(args), *translation_notes(args, steps), *algorithm_notes(args))
@@ -172,17 +160,22 @@ def _check_choices(args: RunOptions) -> None:
     problems.extend(algorithm_problems(args))
     if not optim.removeprefix("paged_").startswith("adamw"):
         problems.append(f"optim is {optim!r}: groat trains with AdamW; leave it out, or say adamw_torch_fused")
-    trackers = [args.report_to] if isinstance(args.report_to, str) else list(args.report_to or [])
-    if set(trackers) - {"none"}:
+    unknown = sorted(set(_trackers(args)) - set(get_args(Tracker)))
+    if unknown:
         problems.append(
-            f"report_to is {args.report_to!r}: groat records runs in their own folder; say 'none', and report from a "
-            "callback's on_log, which gets the figures of every step"
+            f"report_to is {args.report_to!r}: groat reports to {', '.join(get_args(Tracker))} or 'none'; for others, "
+            "report from a callback's on_log, which gets the figures of every step"
         )
     unknown = sorted(set(args.model_init_kwargs or {}) - _HARMLESS_MODEL_OPTIONS)
     if unknown:
         problems.append(f"model_init_kwargs has {', '.join(unknown)}: groat loads models in its own way; leave it out")
     if problems:
         raise UserError(f"{type(args).__name__}: " + "; ".join(problems))
+
+
+def _trackers(args: RunOptions) -> list[str]:
+    given = [args.report_to] if isinstance(args.report_to, str) else list(args.report_to or [])
+    return [name for name in given if name != "none"]
 
 
 def _checked(sections: Mapping[str, Any], options: str) -> RunConfig:

@@ -73,7 +73,7 @@ NO_VLLM = "vLLM is not used"
 NO_HUB = "nothing is uploaded"
 _EVERY_STEP = "every step is logged"
 SWITCHED_OFF = "it belongs to an option that is off"
-_NO_TRACKER = "runs are recorded in their own folder, by no other tracker"
+_LOCAL_TRACKIO = "Trackio keeps its records on this machine"
 LEAVE_OUT = "groat does not do this; leave it out"
 
 
@@ -108,11 +108,9 @@ class TRLOptions:
     log_unique_prompts: bool = noted(False, _ALL_RECORDED)
     num_completions_to_print: int | None = noted(None, _ALL_RECORDED)
     include_num_input_tokens_seen: Any = noted("no", "the tokens of every completion are recorded")
-    run_name: str | None = noted(None, f"{_NO_TRACKER}; output_dir names it")
-    project: str = noted("huggingface", _NO_TRACKER)
-    trackio_space_id: str | None = noted(None, _NO_TRACKER)
-    trackio_bucket_id: str | None = noted(None, _NO_TRACKER)
-    trackio_static_space_id: Any = noted(None, _NO_TRACKER)
+    trackio_space_id: str | None = noted(None, _LOCAL_TRACKIO)
+    trackio_bucket_id: str | None = noted(None, _LOCAL_TRACKIO)
+    trackio_static_space_id: Any = noted(None, _LOCAL_TRACKIO)
 
     gradient_checkpointing_kwargs: Any = noted(None, "groat computes layers again in its own way")
     use_liger_kernel: bool = noted(False, "the loss is computed in chunks already")

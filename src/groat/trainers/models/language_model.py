@@ -151,7 +151,7 @@ class LanguageModel:
         use_tqdm: bool = True,
         lora_request: LoRARequest | None = None,
     ) -> list[RequestOutput]:
-        """Completions of texts (BOS is put first once, if the tokenizer has it) or of lists of ids, as vLLM returns them.
+        """Completions of texts (BOS is put first once, if the tokenizer does so) or of lists of ids.
 
         As in Unsloth, the adapter is the one that `lora_request` names: None asks the model without any.
         """
@@ -243,8 +243,8 @@ class LanguageModel:
             save_merged(self._own_adapter("save_pretrained_merged"), self.folder, folder)
         else:
             raise UserError(
-                f"save_method is {save_method!r}: groat saves merged_16bit and lora. 4-bit weights lose what is merged into "
-                "them: save merged_16bit, and load that in 4 bits"
+                f"save_method is {save_method!r}: groat saves merged_16bit and lora. Weights in 4 bits lose what "
+                "is merged into them: save merged_16bit, and load that in 4 bits"
             )
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
