@@ -118,6 +118,11 @@ class LanguageModel:
         """Whether it has an adapter that is not new: trained by a run, or read from a folder."""
         return self._adapter is not None
 
+    @property
+    def holds_weights(self) -> bool:
+        """Whether the weights are in memory now."""
+        return self._loaded is not None
+
     def add_lora(self, lora: LoraConfig, seed: int) -> None:
         """Give it a new adapter; UserError where it has one that is trained."""
         if self.is_trained:
