@@ -55,9 +55,10 @@ class TaskConfig(Strict):
 
     name: Annotated[str, tyro.conf.arg(aliases=["--task"])] = "arithmetic"
     """A built-in task (arithmetic, countdown), a dataset of reasoning-gym, such as reasoning_gym:leg_counting or
-    reasoning_gym:leg_counting(max_animals=5), or a file of rows (.jsonl, .csv, .parquet)."""
+    reasoning_gym:leg_counting(max_animals=5), a file of rows (.jsonl, .csv, .parquet), or a dataset of the hub or of
+    a folder, such as datasets:openai/gsm8k(name=main, split=train)."""
     eval_name: str | None = None
-    """File with the held-out rows; without it, `eval_fraction` of the rows is held out."""
+    """File or dataset with the held-out rows; without it, `eval_fraction` of the rows is held out."""
     eval_fraction: float = 0.1
     """Share of a file's rows held out for evaluation."""
     shuffle_dataset: bool = True
