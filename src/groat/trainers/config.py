@@ -67,6 +67,8 @@ class RunOptions(TRLOptions):
     repetition_penalty: float = 1.0
     generation_kwargs: Mapping[str, Any] | None = None
     """`stop` (or `stop_strings`) and `min_new_tokens` (or `min_tokens`)."""
+    vllm_sampling_params: Any = None
+    """Unsloth's way to give top_p, top_k, min_p, repetition_penalty, stop and min_tokens: a SamplingParams."""
     shuffle_dataset: bool | None = True
 
     num_iterations: int = 1

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from groat.trainers.config import RunOptions
 from groat.trainers.steps import Steps, is_less_than_a_group
 from groat.trainers.trl_options import plain
+from groat.trainers.vllm_params import sampling_notes
 
 
 def is_8bit(optim: str) -> bool:
@@ -39,6 +40,7 @@ def translation_notes(args: RunOptions, steps: Steps) -> Iterator[str]:
             f"num_iterations={args.num_iterations}: {steps.total} steps of {args.num_iterations} updates each "
             f"(max_steps, save_steps, eval_steps and warmup_steps count updates, as in TRL)"
         )
+    yield from sampling_notes(args.vllm_sampling_params)
     yield from _schedule_notes(args)
 
 

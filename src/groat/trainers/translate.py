@@ -16,6 +16,7 @@ from groat.trainers.config import RunOptions
 from groat.trainers.notes import is_8bit, translation_notes
 from groat.trainers.steps import Steps
 from groat.trainers.trl_options import check_refused, option_notes, plain
+from groat.trainers.vllm_params import sampling_asked
 from groat.types import UserError
 
 _SCHEDULERS = {"linear": "linear", "cosine": "cosine", "constant": "constant", "constant_with_warmup": "constant"}
@@ -102,7 +103,7 @@ def _sampling(args: RunOptions) -> dict[str, Any]:
                 "there, and temperature, top_p, top_k, min_p and repetition_penalty as options of their own"
             )
         section[_GENERATION_OPTIONS[name]] = [value] if isinstance(value, str) else value
-    return section
+    return section | sampling_asked(args.vllm_sampling_params)
 
 
 def _training(args: RunOptions, steps: Steps) -> dict[str, Any]:

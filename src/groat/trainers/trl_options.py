@@ -174,7 +174,6 @@ class TRLOptions:
     vllm_max_model_length: int | None = noted(None, NO_VLLM)
     vllm_max_model_len: int | None = noted(None, NO_VLLM)
     vllm_tensor_parallel_size: int = noted(1, NO_VLLM)
-    vllm_sampling_params: Any = refused(None, "give temperature, top_p, top_k, min_p and generation_kwargs themselves")
     vllm_structured_outputs_regex: str | None = refused(None, LEAVE_OUT)
     vllm_guided_decoding_regex: str | None = refused(None, LEAVE_OUT)
     chat_template_kwargs: Any = refused(None, "write them into a template file and give its path as chat_template")
