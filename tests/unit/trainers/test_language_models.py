@@ -57,9 +57,6 @@ def trained(folder: Path, run: Path, **loading: Any) -> GRPOTrainer:
     return trainer
 
 
-# Tokenizers
-
-
 @pytest.mark.parametrize("add_generation_prompt", [True, False])
 def test_chat_templates_are_rendered_and_encoded_as_by_transformers(folder: Path, add_generation_prompt: bool):
     ours, others = AutoTokenizer.from_pretrained(folder), TheirTokenizer.from_pretrained(folder)
@@ -121,9 +118,6 @@ def test_a_chat_template_set_on_the_tokenizer_is_trained_with(folder: Path, tmp_
     tokenizer.save_pretrained(tmp_path / "saved")
     saved = TheirTokenizer.from_pretrained(tmp_path / "saved")
     assert saved.apply_chat_template(CHAT, tokenize=False) == "<Be brief.><Vowels, please!>="
-
-
-# Generating
 
 
 def test_greedy_generation_is_that_of_transformers(loaded: tuple[LanguageModel, TextTokenizer], theirs: Any):
@@ -227,9 +221,6 @@ def test_a_streamer_is_given_every_token(loaded: tuple[LanguageModel, TextTokeni
     assert capsys.readouterr().out == tokenizer.decode(out[0][5:]) + "\n"
 
 
-# Training and saving
-
-
 def test_a_trained_model_generates_with_its_adapter_as_peft_does(folder: Path, tmp_path: Path, theirs: Any):
     model = trained(folder, tmp_path / "run").model
     model.save_lora(tmp_path / "lora")
@@ -329,7 +320,7 @@ def test_what_is_not_there_to_be_saved_or_sent_is_refused_by_name(loaded: tuple[
     model, _ = loaded
     with pytest.raises(UserError, match="save_lora needs an adapter"):
         model.save_lora(tmp_path / "a")
-    with pytest.raises(UserError, match="save_pretrained writes an adapter, and this model has none"):
+    with pytest.raises(UserError, match="save_lora needs an adapter, and this model has none"):
         model.save_pretrained(tmp_path / "a")
     with pytest.raises(UserError, match="save_method is 'merged_4bit': groat saves merged_16bit and lora"):
         model.save_pretrained_merged(tmp_path / "a", save_method="merged_4bit")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -22,43 +21,21 @@ import torch
 from groat.config.load import read_yaml
 from groat.config.tree import LoraConfig, ModelConfig
 from groat.memory.allocator import trim
-from groat.memory.guard import Guard
-from groat.memory.kept import kept_storage
-from groat.memory.sensitivities import read_sensitivities
-from groat.model.checkpoint import Store
-from groat.model.decoder import Decoder
-from groat.model.fingerprint import fingerprint
-from groat.model.load import load_model
 from groat.model.locate import model_folder, read_spec
 from groat.model.lora import Adapter, new_adapter
 from groat.model.merged import save_merged
 from groat.model.peft_files import load_peft, save_peft
 from groat.model.spec import ModelSpec
-from groat.model.storage import Storage
-from groat.model.tokenizer import Tokenizer, read_tokenizer
-from groat.quantization.store import dynamic_store
-from groat.sampling.native.sampler import NativeSampler
 from groat.tracking.folder import RunFolder
 from groat.trainers.models.devices import stays_here
-from groat.trainers.models.drawing import completion_output, draw_completions
 from groat.trainers.models.encoding import TokenIds
 from groat.trainers.models.generate_options import sampling_params_of
+from groat.trainers.models.ready_model import ReadyModel
 from groat.trainers.models.sampling_params import LoRARequest, RequestOutput, SamplingParams
 from groat.trainers.models.text_tokenizer import TextTokenizer
 from groat.types import Completion, StorageKind, UserError
 
 logger = logging.getLogger("groat")
-
-_AT_ONCE, _PREFILL_TOKENS = 64, 2048
-"""Sequences decoded side by side, and prompt tokens computed in one forward; the guard lets fewer in if need be."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Loaded:
-    """Weights in memory, and what draws from them."""
-
-    sampler: NativeSampler
-    tokenizer: Tokenizer
 
 
 class LanguageModel:
@@ -82,7 +59,7 @@ class LanguageModel:
         self._chance = np.random.Generator(np.random.Philox(seed))
         self._adapter: Adapter | None = None
         self._run: RunFolder | None = None
-        self._loaded: _Loaded | None = None
+        self._loaded: ReadyModel | None = None
 
     @cached_property
     def folder(self) -> Path:
@@ -147,8 +124,6 @@ class LanguageModel:
         self._loaded = None
         trim()
 
-    # Generating
-
     def fast_generate(
         self,
         prompts: str | Sequence[str] | Sequence[Sequence[int]],
@@ -163,18 +138,15 @@ class LanguageModel:
         del use_tqdm
         params = SamplingParams() if sampling_params is None else sampling_params
         given = [prompts] if isinstance(prompts, str) else list(prompts)
-        tokenizer = self._ready().tokenizer
-        ids = [tokenizer.encode_prompt(one) if isinstance(one, str) else list(one) for one in given]
+        ready = self._ready()
+        ids = [ready.tokenizer.encode_prompt(one) if isinstance(one, str) else list(one) for one in given]
         drawn = self._draw(ids, params, None if lora_request is None else lora_request.adapter)
         return [
             RequestOutput(
                 request_id=str(place),
                 prompt=prompt if isinstance(prompt, str) else None,
                 prompt_token_ids=tuple(prompt_ids),
-                outputs=tuple(
-                    completion_output(index, completion, params, tokenizer)
-                    for index, completion in enumerate(completions)
-                ),
+                outputs=ready.outputs(completions, params),
                 lora_request=lora_request,
             )
             for place, (prompt, prompt_ids, completions) in enumerate(zip(given, ids, drawn, strict=True))
@@ -218,20 +190,13 @@ class LanguageModel:
         del load_tensors
         return LoRARequest(lora_name=str(lora_path), adapter=load_peft(Path(lora_path), self.spec))
 
-    # Saving
-
     def save_lora(self, save_directory: str | PathLike[str]) -> None:
         """Write the adapter in PEFT's format."""
         save_peft(self._own_adapter("save_lora"), self.spec, self.name_or_path, Path(save_directory))
 
     def save_pretrained(self, save_directory: str | PathLike[str], **_: Any) -> None:
-        """Write the adapter in PEFT's format; of a model without one, copy the files."""
-        if self.lora is not None:
-            return self.save_lora(save_directory)
-        raise UserError(
-            "save_pretrained writes an adapter, and this model has none: its files are those of "
-            f"{self.name_or_path}; copy them, or add an adapter with get_peft_model"
-        )
+        """Write the adapter in PEFT's format."""
+        self.save_lora(save_directory)
 
     def save_pretrained_merged(
         self,
@@ -270,8 +235,6 @@ class LanguageModel:
 
     push_to_hub_merged = push_to_hub_gguf = push_to_hub
 
-    # What scripts call in passing
-
     def to(self, device: Any = None, **_: Any) -> Self:
         """The same: groat computes on the CPU."""
         stays_here(device)
@@ -306,31 +269,12 @@ class LanguageModel:
         else:
             seeds = np.random.SeedSequence(params.seed).generate_state(len(prompts), np.uint64).tolist()
         context = int(min(self.spec.max_context, self.max_seq_length or math.inf))
-        return draw_completions(self._ready().sampler, prompts, adapter, params, context, seeds)
+        return self._ready().draw(prompts, adapter, params, context, seeds)
 
-    def _ready(self) -> _Loaded:
+    def _ready(self) -> ReadyModel:
         if self._loaded is None:
-            storage, store = self._storage()
-            tokenizer = read_tokenizer(self._model_config, self.folder)
-            model = load_model(self._model_config, storage, self.folder, tokenizer, store)
-            sampler = NativeSampler(
-                Decoder(model.spec, model.weights),
-                tokenizer,
-                max_concurrent=_AT_ONCE,
-                prefill_tokens=_PREFILL_TOKENS,
-                guard=Guard(),
-            )
-            self._loaded = _Loaded(sampler=sampler, tokenizer=tokenizer)
+            self._loaded = ReadyModel(self._model_config, self.folder, self.storage, self._run)
         return self._loaded
-
-    def _storage(self) -> tuple[Storage | None, Store | None]:
-        if self._run is None:
-            return None if self.storage is None else Storage.of(self.storage), None
-        storage = kept_storage(self._run.plan_path, self.spec)
-        if storage is None or not storage.calibrated:
-            return storage, None
-        sensitivities = read_sensitivities(self._run.sensitivities_path, self.spec, fingerprint(self.folder))
-        return storage, dynamic_store(storage, sensitivities)
 
 
 def _stream(streamer: Any, rows: Sequence[Sequence[int]], whole: Sequence[Sequence[int]]) -> None:
