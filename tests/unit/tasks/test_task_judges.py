@@ -70,7 +70,7 @@ def test_a_hugging_face_dataset_is_taken_as_it_is():
 def test_an_unknown_task_says_what_there_is():
     with pytest.raises(
         UserError,
-        match=r"task.name is 'arithmetik': use arithmetic, countdown, reasoning_gym:DATASET, datasets:HUB_ID, or a file",
+        match=r"task.name is 'arithmetik': use arithmetic, countdown, reasoning_gym:DATASET, datasets:HUB_ID",
     ):
         build_task(TaskConfig(name="arithmetik"), 0)
 
