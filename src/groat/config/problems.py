@@ -22,7 +22,7 @@ FROM_ELSEWHERE = {
     "num_train_epochs": "use training.max_steps",
     "optim": "the optimizer is always AdamW, so leave it out",
     "logging_steps": "every step is logged, so leave it out",
-    "report_to": "runs are recorded in their own folder, so leave it out",
+    "report_to": "use track.report_to, a list such as [tensorboard]",
     "use_vllm": "groat samples with the model it trains, so leave it out",
     "load_in_4bit": "state memory.budget instead, and groat plans for it",
 }

@@ -15,6 +15,7 @@ from groat.config.strict import Strict, above_zero, at_least, is_size, within
 from groat.types import Optim, StorageChoice
 
 SavedInputs = Literal["f32", "bf16"]
+Tracker = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,10 +58,10 @@ class TaskConfig(Strict):
 
     name: Annotated[str, tyro.conf.arg(aliases=["--task"])] = "arithmetic"
     """A built-in task (arithmetic, large_arithmetic, countdown), a dataset of reasoning-gym, such as
-    reasoning_gym:leg_counting or reasoning_gym:leg_counting(max_animals=5), or a file of rows (.jsonl, .csv,
-    .parquet)."""
+    reasoning_gym:leg_counting or reasoning_gym:leg_counting(max_animals=5), a file of rows (.jsonl, .csv, .parquet), or
+    a dataset of the hub or of a folder, such as datasets:openai/gsm8k(name=main, split=train)."""
     eval_name: str | None = None
-    """File with the held-out rows; without it, `eval_fraction` of the rows is held out."""
+    """File or dataset with the held-out rows; without it, `eval_fraction` of the rows is held out."""
     eval_fraction: float = 0.1
     """Share of a file's rows held out for evaluation."""
     shuffle_dataset: bool = True
@@ -304,6 +305,22 @@ class ChecksConfig(Strict):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrackConfig(Strict):
+    """Other trackers that are told what a run records in its own folder."""
+
+    report_to: tuple[Tracker, ...] = ()
+    """tensorboard, wandb, mlflow and trackio, each an extra of groat's. One that fails never stops a run."""
+    project: str = "groat"
+    """Its project, or experiment, there."""
+    run_name: str | None = None
+    """Its name there; None: that of its folder."""
+
+    def __post_init__(self) -> None:
+        if len(set(self.report_to)) < len(self.report_to):
+            raise ValueError(f"track.report_to names a tracker twice: {', '.join(self.report_to)}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunConfig(Strict):
     """Everything one run was asked to do."""
 
@@ -320,6 +337,7 @@ class RunConfig(Strict):
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     checks: ChecksConfig = field(default_factory=ChecksConfig)
+    track: TrackConfig = field(default_factory=TrackConfig)
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**63:

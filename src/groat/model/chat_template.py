@@ -44,14 +44,20 @@ class ChatTemplate:
             ) from error
 
     def render(
-        self, messages: Sequence[Message], special_tokens: Mapping[str, str], tools: Sequence[Mapping[str, Any]] = ()
+        self,
+        messages: Sequence[Message],
+        special_tokens: Mapping[str, str],
+        tools: Sequence[Mapping[str, Any]] = (),
+        *,
+        add_generation_prompt: bool = True,
     ) -> str:
-        """The conversation as text, up to where the assistant answers. `tools` are JSON schemas of functions."""
+        """The conversation as text, up to where the assistant answers, or without that last opening. `tools` are JSON
+        schemas of functions."""
         variables = {
             **special_tokens,
             "tools": [dict(tool) for tool in tools] or None,
             "documents": None,
-            "add_generation_prompt": True,
+            "add_generation_prompt": add_generation_prompt,
         }
         try:
             return self._environment.written(self._template, messages=[dict(m) for m in messages], **variables)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any, cast
 
@@ -88,10 +89,21 @@ class Tokenizer:
             ids = self.encode(problem_prompt)
             has_bos = ids[: len(self._bos_token_ids)] == self._bos_token_ids
             return ids if has_bos else self._bos_token_ids + ids
-        _check_messages(problem_prompt)
-        if not self._control_tokens_in(problem_prompt):
-            return self.encode(self.render(problem_prompt, tools))
-        return self._control.encode_hidden(self.render(self._hidden(problem_prompt), tools))
+        return self.encode_chat(problem_prompt, tools)
+
+    def encode_chat(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]] = (),
+        *,
+        add_generation_prompt: bool = True,
+    ) -> list[int]:
+        """Chat turns by the chat template, up to where the assistant answers, or without that last opening."""
+        _check_messages(messages)
+        if not self._control_tokens_in(messages):
+            return self.encode(self.render(messages, tools, add_generation_prompt=add_generation_prompt))
+        hidden = self.render(self._hidden(messages), tools, add_generation_prompt=add_generation_prompt)
+        return self._control.encode_hidden(hidden)
 
     def encode_reply(self, messages: Sequence[Message], *, is_turn_ended: bool) -> list[int]:
         """What the chat template puts behind a turn of the assistant where these messages answer it, up to where the
@@ -109,15 +121,16 @@ class Tokenizer:
             return ids  # the template ends turns without a stop token
         return ids[first_stop + is_turn_ended :]
 
-    def render(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> str:
-        """The conversation as the model sees it, up to where the assistant answers."""
+    def render(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]] = (),
+        *,
+        add_generation_prompt: bool = True,
+    ) -> str:
+        """The conversation as the model sees it, up to where the assistant answers, or without that last opening."""
         _check_messages(messages)
-        return self._template.render(messages, self._special_tokens, tools)
-
-    @property
-    def template_source(self) -> str:
-        """The chat template's jinja."""
-        return self._template.source
+        return self._template.render(messages, self._special_tokens, tools, add_generation_prompt=add_generation_prompt)
 
     def _control_tokens_in(self, messages: Sequence[Message]) -> bool:
         return any(self._control.occur_in(text) for message in messages for text in message.values())
@@ -125,9 +138,29 @@ class Tokenizer:
     def _hidden(self, messages: Sequence[Message]) -> list[dict[str, str]]:
         return [{key: self._control.hide(text) for key, text in message.items()} for message in messages]
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of the tokens; special tokens are left out."""
-        return self._backend.decode(list(ids), skip_special_tokens=True)
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        """The text of the tokens; special tokens are left out unless asked for."""
+        return self._backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
+
+    @property
+    def special_tokens(self) -> Mapping[str, str]:
+        """bos_token, eos_token, unk_token and pad_token, as far as the model names them."""
+        return self._special_tokens
+
+    @property
+    def template_source(self) -> str:
+        """The chat template, as jinja text."""
+        return self._template.source
+
+    def with_template(self, source: str, where: str) -> Tokenizer:
+        """The same tokenizer with another chat template; `where` is what errors call it."""
+        changed = copy(self)
+        changed._template, changed.has_own_template = ChatTemplate(source, where), True
+        return changed
+
+    def token_id(self, token: str) -> int | None:
+        """None: there is no such token."""
+        return self._backend.token_to_id(token)
 
 
 def read_tokenizer(config: ModelConfig, folder: Path) -> Tokenizer:

@@ -22,6 +22,8 @@ from groat.tasks.countdown import (
 )
 from groat.tasks.environments import Environments
 from groat.tasks.gym_task import HELD_OUT_SEED, NUM_HELD_OUT, NUM_TRAIN, PREFIX, gym_from, gym_problems, gym_reward
+from groat.tasks.hub_rows import PREFIX as HUB_PREFIX
+from groat.tasks.hub_rows import read_dataset
 from groat.tasks.large_arithmetic import LARGE, called_answer, called_numbers, large_opening
 from groat.tasks.reward_arguments import Answers, check_arguments
 from groat.tasks.reward_loading import GivenFunctions, reward_functions
@@ -86,10 +88,10 @@ def _without_environments(config: TaskConfig, seed: int) -> Task:
             "this run was started from Python: its rows and reward functions are in the script, not in the run's "
             "folder. Run the script again with trainer.train(resume_from_checkpoint=True)"
         )
-    if not config.name.endswith(ENDINGS):
+    if not config.name.endswith(ENDINGS) and not config.name.startswith(HUB_PREFIX):
         raise UserError(
-            f"task.name is {config.name!r}: use arithmetic, large_arithmetic, countdown, {PREFIX}DATASET, or a "
-            f"file of rows with a `prompt` column ({', '.join(ENDINGS)})"
+            f"task.name is {config.name!r}: use arithmetic, large_arithmetic, countdown, {PREFIX}DATASET, "
+            f"{HUB_PREFIX}HUB_ID, or a file of rows with a `prompt` column ({', '.join(ENDINGS)})"
         )
     train = _problems_of(config.name, config)
     if config.eval_name is None:
@@ -210,7 +212,8 @@ def _gym(config: TaskConfig, seed: int) -> Task:
 
 
 def _problems_of(path: str, config: TaskConfig) -> tuple[Problem, ...]:
-    rows = (_shaped(row, config, path) for row in read_rows(path))
+    read = read_dataset if path.startswith(HUB_PREFIX) else read_rows
+    rows = (_shaped(row, config, path) for row in read(path))
     return problems_from_rows(rows, path, config.system_prompt)
 
 

@@ -2,25 +2,42 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import Any, cast
 
+from groat.caches import cache_folder
+from groat.config.tree import LoraConfig, RunConfig
+from groat.model.files import replace_file
 from groat.tasks.reward_loading import BUILT_IN
+from groat.trainers.models.language_model import LanguageModel
+from groat.trainers.models.text_tokenizer import TextTokenizer
+from groat.trainers.peft import lora_section
 from groat.types import UserError
 
 RewardFunc = Callable[..., Any] | str
 Rows = Iterable[Mapping[str, Any]]
+Model = str | PathLike[str] | LanguageModel
+"""A model as trainers take it."""
 
 _MODEL_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-def model_name(model: Any) -> str:
-    """What names the model: a folder, a .gguf file, a hub id or groat's default model."""
+def language_model(model: Any) -> LanguageModel:
+    """The model, given as such or by its name: a folder, a .gguf file, a hub id or groat's default model."""
+    if isinstance(model, LanguageModel):
+        if model.is_trained:
+            raise UserError(
+                "the model has a trained adapter already: go on with its run by train(resume_from_checkpoint=...), or "
+                "load the model again to train a new one"
+            )
+        return model
     if isinstance(model, str | PathLike):
-        return str(cast("str | PathLike[str]", model))
+        return LanguageModel(str(cast("str | PathLike[str]", model)))
     name = getattr(model, "name_or_path", None) or getattr(getattr(model, "config", None), "_name_or_path", None)
     hint = f"model={name!r}" if name else "the folder or name you loaded it from, which is its name_or_path"
     raise UserError(
@@ -29,11 +46,42 @@ def model_name(model: Any) -> str:
     )
 
 
+def lora_of(model: LanguageModel, peft_config: Any) -> tuple[LoraConfig, list[str]]:
+    """The adapter to train, and notes: the model's, or what peft_config describes; UserError for both."""
+    if model.lora is None:
+        return lora_section(peft_config)
+    if peft_config is not None:
+        raise UserError("peft_config is given, but the model has an adapter from get_peft_model: leave one of them out")
+    return model.lora, []
+
+
+def with_model(config: RunConfig, model: LanguageModel, processing_class: Any) -> RunConfig:
+    """The run with what the model and its tokenizer say: how weights are stored, and a chat template set on it."""
+    config = replace(config, memory=replace(config.memory, storage=model.storage))
+    new = processing_class.new_chat_template if isinstance(processing_class, TextTokenizer) else None
+    if new is None:
+        return config
+    if config.model.chat_template is not None:
+        raise UserError("args.chat_template and tokenizer.chat_template are both set: leave one of them out")
+    return replace(config, model=replace(config.model, chat_template=_template_file(new)))
+
+
+def _template_file(new: str) -> str:
+    """Kept where a resumed run finds it again."""
+    folder = cache_folder("chat_templates")
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{hashlib.sha256(new.encode()).hexdigest()[:16]}.jinja"
+    replace_file(path, lambda file: file.write_text(new, encoding="utf-8"))
+    return str(path)
+
+
 def tokenizer_notes(processing_class: Any, model: str) -> list[str]:
     """A note where a tokenizer of this model was given; UserError for any other."""
     if processing_class is None:
         return []
     name = getattr(processing_class, "name_or_path", None)
+    if isinstance(processing_class, TextTokenizer) and name == model:
+        return []
     if not name or str(name) != model:
         raise UserError(
             f"processing_class is the tokenizer of {name!r}, the model {model!r}: groat reads the tokenizer that "

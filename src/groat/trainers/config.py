@@ -26,7 +26,11 @@ class RunOptions(TRLOptions):
     disable_tqdm: bool | None = None
     """True: the console shows warnings only."""
     report_to: str | Sequence[str] | None = "none"
-    """`none` is all there is: a run is recorded in its own folder."""
+    """tensorboard, wandb, mlflow, trackio, or several of them; a run is recorded in its own folder in any case."""
+    run_name: str | None = None
+    """Of the run in those; None: that of its folder."""
+    project: str = "huggingface"
+    """Of the run in those."""
 
     learning_rate: float = 1e-6
     max_steps: int = -1
@@ -63,6 +67,8 @@ class RunOptions(TRLOptions):
     repetition_penalty: float = 1.0
     generation_kwargs: Mapping[str, Any] | None = None
     """`stop` (or `stop_strings`) and `min_new_tokens` (or `min_tokens`)."""
+    vllm_sampling_params: Any = None
+    """Unsloth's way to give top_p, top_k, min_p, repetition_penalty, stop and min_tokens: a SamplingParams."""
     shuffle_dataset: bool | None = True
 
     num_iterations: int = 1

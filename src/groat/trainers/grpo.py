@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from os import PathLike
 from typing import Any
 
 from groat.tasks.tools import ToolEnvironments
 from groat.tasks.tools.loading import tools_from
-from groat.trainers.arguments import RewardFunc, refuse_others, shared_others
+from groat.trainers.arguments import Model, RewardFunc, refuse_others, shared_others
 from groat.trainers.config import GRPOConfig
 from groat.trainers.trainer import Trainer
 
@@ -26,7 +25,7 @@ class GRPOTrainer(Trainer):
 
     def __init__(
         self,
-        model: str | PathLike[str],
+        model: Model,
         reward_funcs: RewardFunc | Sequence[RewardFunc] | None = None,
         args: GRPOConfig | None = None,
         train_dataset: Any = None,

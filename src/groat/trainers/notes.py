@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from groat.trainers.config import RunOptions
-from groat.trainers.steps import Steps
+from groat.trainers.steps import Steps, is_less_than_a_group
 from groat.trainers.trl_options import plain
+from groat.trainers.vllm_params import sampling_notes
 
 
 def is_8bit(optim: str) -> bool:
@@ -22,6 +23,12 @@ def translation_notes(args: RunOptions, steps: Steps) -> Iterator[str]:
         yield f"optim={optim!r}: it is {kind}; the optimizer's state of an adapter is small"
     if args.model_init_kwargs:
         yield f"model_init_kwargs={dict(args.model_init_kwargs)!r}: groat loads models in its own way, in 32 bits"
+    if is_less_than_a_group(args):
+        yield (
+            f"per_device_train_batch_size={args.per_device_train_batch_size}: a group is sampled whole, so a step has "
+            f"{steps.completions} completions, num_generations ({args.num_generations}) for each of "
+            f"gradient_accumulation_steps ({args.gradient_accumulation_steps})"
+        )
     completions = args.per_device_train_batch_size * args.gradient_accumulation_steps
     if not args.counts_prompts and args.generation_batch_size not in (None, completions):
         yield (
@@ -33,6 +40,7 @@ def translation_notes(args: RunOptions, steps: Steps) -> Iterator[str]:
             f"num_iterations={args.num_iterations}: {steps.total} steps of {args.num_iterations} updates each "
             f"(max_steps, save_steps, eval_steps and warmup_steps count updates, as in TRL)"
         )
+    yield from sampling_notes(args.vllm_sampling_params)
     yield from _schedule_notes(args)
 
 

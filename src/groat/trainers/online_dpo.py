@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from os import PathLike
 from typing import Any
 
 from groat.tasks.judges import Judge, judged
-from groat.trainers.arguments import RewardFunc, refuse_others, shared_others
+from groat.trainers.arguments import Model, RewardFunc, refuse_others, shared_others
 from groat.trainers.config import OnlineDPOConfig
 from groat.trainers.trainer import Trainer
 from groat.types import UserError
@@ -22,7 +21,7 @@ class OnlineDPOTrainer(Trainer):
 
     def __init__(
         self,
-        model: str | PathLike[str],
+        model: Model,
         ref_model: Any = None,
         reward_funcs: RewardFunc | Sequence[RewardFunc] | None = None,
         args: OnlineDPOConfig | None = None,

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from os import PathLike
 from typing import Any
 
-from groat.trainers.arguments import RewardFunc, refuse_others, shared_others
+from groat.trainers.arguments import Model, RewardFunc, refuse_others, shared_others
 from groat.trainers.config import RLOOConfig
 from groat.trainers.trainer import Trainer
 
@@ -16,7 +15,7 @@ class RLOOTrainer(Trainer):
 
     def __init__(
         self,
-        model: str | PathLike[str],
+        model: Model,
         reward_funcs: RewardFunc | Sequence[RewardFunc] | None = None,
         args: RLOOConfig | None = None,
         train_dataset: Any = None,

@@ -53,17 +53,32 @@ def _completions_per_step(args: RunOptions) -> int:
             f"{args.gradient_accumulation_steps}: groat makes one update from all completions of a step (and "
             "num_iterations updates from the same ones), so give both the same value, or leave steps_per_generation out"
         )
-    completions = args.per_device_train_batch_size * args.gradient_accumulation_steps
-    completions *= args.num_generations if args.counts_prompts else 1
-    words = " x ".join(f"{name} ({getattr(args, name)})" for name in product)
     if args.generation_batch_size is not None:
-        completions, words = args.generation_batch_size, f"generation_batch_size ({args.generation_batch_size})"
+        if args.generation_batch_size % args.num_generations:
+            raise UserError(
+                f"{type(args).__name__}: generation_batch_size ({args.generation_batch_size}) must be a multiple of "
+                f"num_generations ({args.num_generations}): every group is sampled whole"
+            )
+        return args.generation_batch_size
+    completions = args.per_device_train_batch_size * args.gradient_accumulation_steps
+    if args.counts_prompts:
+        return completions * args.num_generations
+    if is_less_than_a_group(args):
+        return args.gradient_accumulation_steps * args.num_generations
     if completions % args.num_generations:
+        words = " x ".join(f"{name} ({getattr(args, name)})" for name in product)
         raise UserError(
             f"{type(args).__name__}: {words} must be a multiple of num_generations ({args.num_generations}): every "
             "group is sampled whole"
         )
     return completions
+
+
+def is_less_than_a_group(args: RunOptions) -> bool:
+    """Whether the batch size must be taken for one group, as Unsloth takes it, since a group is sampled whole."""
+    size, completions = args.per_device_train_batch_size, args.num_generations
+    uneven = size * args.gradient_accumulation_steps % completions != 0
+    return not args.counts_prompts and args.generation_batch_size is None and uneven and size < completions
 
 
 def _check_count(args: RunOptions, name: str) -> None:

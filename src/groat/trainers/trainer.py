@@ -1,7 +1,7 @@
 """What all trainers do: TRL's way of starting a run from Python.
 
-What TRL's trainer has and this one does not: models given as objects, reward models, a dataloader, push_to_hub.
-The loop, the run's folder and resuming are those of `groat train`.
+What TRL's trainer has and this one does not: models given as transformers' objects, reward models, a dataloader,
+push_to_hub. The loop, the run's folder and resuming are those of `groat train`.
 """
 
 from __future__ import annotations
@@ -26,16 +26,18 @@ from groat.tracking.folder import RunFolder
 from groat.tracking.reader import RunReader
 from groat.tracking.store import RunStore
 from groat.trainers.arguments import (
+    Model,
     RewardFunc,
     dataset_rows,
-    model_name,
+    language_model,
+    lora_of,
     reward_list,
     tokenizer_notes,
+    with_model,
 )
 from groat.trainers.callbacks import Callbacks, TrainerState
 from groat.trainers.config import RunOptions
 from groat.trainers.going_on import check_same_config, check_same_rows, run_to_resume
-from groat.trainers.peft import lora_section
 from groat.trainers.task import repeating_in_order, with_trainer_state
 from groat.trainers.translate import Data, translate
 from groat.training.build import build
@@ -64,7 +66,7 @@ class Trainer:
 
     def __init__(
         self,
-        model: str | PathLike[str],
+        model: Model,
         reward_funcs: RewardFunc | Sequence[RewardFunc] | None,
         args: RunOptions,
         train_dataset: Any,
@@ -77,10 +79,12 @@ class Trainer:
     ) -> None:
         self.args = args
         self.state = TrainerState()
-        name = model_name(model)
+        self.model = language_model(model)
+        """What is trained; after training, generate with it and save it."""
+        name = self.model.name_or_path
         task = self._task_from(reward_list(reward_funcs), train_dataset, eval_dataset)
         self._task = replace(task, environments=environments)
-        lora, lora_notes = lora_section(peft_config)
+        lora, lora_notes = lora_of(self.model, peft_config)
         data = Data(
             task_name=PYTHON_TASK,
             num_rows=len(self._task.train),
@@ -88,7 +92,7 @@ class Trainer:
             reward_names=[reward.name for reward in self._task.rewards],
         )
         translation = translate(self.args, name, lora, data)
-        self._config = translation.config
+        self._config = with_model(translation.config, self.model, processing_class)
         self._train_task = self._task if self.args.shuffle_dataset else repeating_in_order(self._task)
         self._folder: Path | None = None
         self._output: TrainOutput | None = None
@@ -109,6 +113,7 @@ class Trainer:
         newest checkpoint, bit for bit, with the same rows and options; only max_steps may differ.
         """
         console = Console(quiet=self.args.disable_tqdm is True)
+        self.model.release()
         if resume_from_checkpoint is None or resume_from_checkpoint is False:
             self._check_can_start()
             self._begin()
@@ -131,6 +136,7 @@ class Trainer:
         if not task.held_out:
             raise UserError("evaluate() needs held-out rows: give the trainer an eval_dataset, or evaluate(rows)")
         started = time.perf_counter()
+        self.model.release()
         built = build(replace(self._config, evaluation=EvaluationConfig(num_problems=0)), task)
         adapter = None if self._output is None else load_peft(RunFolder(self._run_folder).adapter, built.model.spec)
         params = replace(built.parts.sampling, num_generations=self._config.evaluation.num_samples)
@@ -226,6 +232,7 @@ class Trainer:
         }
         values = {one.name: getattr(summary, one.name) for one in fields(Summary)}
         self._output = TrainOutput(**values, global_step=state.global_step, training_loss=loss, metrics=metrics)
+        self.model.use_run(RunFolder(self._folder))
         self._callbacks.call("on_train_end")
         return self._output
 

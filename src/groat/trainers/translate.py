@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import TypeAdapter, ValidationError
 
 from groat.config.problems import field_problem
-from groat.config.tree import LoraConfig, RunConfig
+from groat.config.tree import LoraConfig, RunConfig, Tracker
 from groat.trainers.algorithm_options import algorithm_notes, algorithm_problems, algorithm_section
 from groat.trainers.config import RunOptions
 from groat.trainers.notes import is_8bit, translation_notes
 from groat.trainers.steps import Steps
 from groat.trainers.trl_options import check_refused, option_notes, plain
+from groat.trainers.vllm_params import sampling_asked
 from groat.types import UserError
 
 _SCHEDULERS = {"linear": "linear", "cosine": "cosine", "constant": "constant", "constant_with_warmup": "constant"}
@@ -77,6 +78,7 @@ def translate(args: RunOptions, model: str, lora: LoraConfig, data: Data) -> Tra
         "evaluation": _evaluation(args, steps, data),
         "memory": {"budget": args.budget, "gradient_checkpointing": args.gradient_checkpointing},
     }
+    sections["track"] = {"report_to": _trackers(args), "project": args.project, "run_name": args.run_name}
     if args.output_dir is not None:
         sections["output_dir"] = str(args.output_dir)
     notes = (*option_notes(args), *translation_notes(args, steps), *algorithm_notes(args))
@@ -101,7 +103,7 @@ def _sampling(args: RunOptions) -> dict[str, Any]:
                 "there, and temperature, top_p, top_k, min_p and repetition_penalty as options of their own"
             )
         section[_GENERATION_OPTIONS[name]] = [value] if isinstance(value, str) else value
-    return section
+    return section | sampling_asked(args.vllm_sampling_params)
 
 
 def _training(args: RunOptions, steps: Steps) -> dict[str, Any]:
@@ -159,17 +161,22 @@ def _check_choices(args: RunOptions) -> None:
     problems.extend(algorithm_problems(args))
     if not optim.removeprefix("paged_").startswith("adamw"):
         problems.append(f"optim is {optim!r}: groat trains with AdamW; leave it out, or say adamw_torch_fused")
-    trackers = [args.report_to] if isinstance(args.report_to, str) else list(args.report_to or [])
-    if set(trackers) - {"none"}:
+    unknown = sorted(set(_trackers(args)) - set(get_args(Tracker)))
+    if unknown:
         problems.append(
-            f"report_to is {args.report_to!r}: groat records runs in their own folder; say 'none', and report from a "
-            "callback's on_log, which gets the figures of every step"
+            f"report_to is {args.report_to!r}: groat reports to {', '.join(get_args(Tracker))} or 'none'; for others, "
+            "report from a callback's on_log, which gets the figures of every step"
         )
     unknown = sorted(set(args.model_init_kwargs or {}) - _HARMLESS_MODEL_OPTIONS)
     if unknown:
         problems.append(f"model_init_kwargs has {', '.join(unknown)}: groat loads models in its own way; leave it out")
     if problems:
         raise UserError(f"{type(args).__name__}: " + "; ".join(problems))
+
+
+def _trackers(args: RunOptions) -> list[str]:
+    given = [args.report_to] if isinstance(args.report_to, str) else list(args.report_to or [])
+    return [name for name in given if name != "none"]
 
 
 def _checked(sections: Mapping[str, Any], options: str) -> RunConfig:

@@ -11,9 +11,12 @@ import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from groat.types import UserError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 
 def noted(default: Any, why: str) -> Any:
@@ -37,14 +40,14 @@ def asks_for_something(value: Any, default: Any) -> bool:
     return not is_empty and value != default
 
 
-def check_refused(options: TRLOptions) -> None:
+def check_refused(options: DataclassInstance) -> None:
     """UserError with every option that asks for what groat does not do."""
     problems = [f"{name} is {value!r}: {instead}" for name, value, instead in _set_options(options, "refused")]
     if problems:
         raise UserError(f"{type(options).__name__}: " + "; ".join(problems))
 
 
-def option_notes(options: TRLOptions) -> list[str]:
+def option_notes(options: DataclassInstance) -> list[str]:
     """A sentence for every option that is set and makes no difference."""
     return [f"{name}={_shown(name, value)}: {why}" for name, value, why in _set_options(options, "noted")]
 
@@ -53,7 +56,7 @@ def _shown(name: str, value: Any) -> str:
     return "..." if name == "hub_token" else repr(value)
 
 
-def _set_options(options: TRLOptions, kind: str) -> Iterator[tuple[str, Any, str]]:
+def _set_options(options: DataclassInstance, kind: str) -> Iterator[tuple[str, Any, str]]:
     for option in dataclasses.fields(options):
         value = plain(getattr(options, option.name))
         if kind in option.metadata and asks_for_something(value, option.default):
@@ -70,7 +73,7 @@ NO_VLLM = "vLLM is not used"
 NO_HUB = "nothing is uploaded"
 _EVERY_STEP = "every step is logged"
 SWITCHED_OFF = "it belongs to an option that is off"
-_NO_TRACKER = "runs are recorded in their own folder, by no other tracker"
+_LOCAL_TRACKIO = "Trackio keeps its records on this machine"
 LEAVE_OUT = "groat does not do this; leave it out"
 
 
@@ -105,11 +108,9 @@ class TRLOptions:
     log_unique_prompts: bool = noted(False, _ALL_RECORDED)
     num_completions_to_print: int | None = noted(None, _ALL_RECORDED)
     include_num_input_tokens_seen: Any = noted("no", "the tokens of every completion are recorded")
-    run_name: str | None = noted(None, f"{_NO_TRACKER}; output_dir names it")
-    project: str = noted("huggingface", _NO_TRACKER)
-    trackio_space_id: str | None = noted(None, _NO_TRACKER)
-    trackio_bucket_id: str | None = noted(None, _NO_TRACKER)
-    trackio_static_space_id: Any = noted(None, _NO_TRACKER)
+    trackio_space_id: str | None = noted(None, _LOCAL_TRACKIO)
+    trackio_bucket_id: str | None = noted(None, _LOCAL_TRACKIO)
+    trackio_static_space_id: Any = noted(None, _LOCAL_TRACKIO)
 
     gradient_checkpointing_kwargs: Any = noted(None, "groat computes layers again in its own way")
     use_liger_kernel: bool = noted(False, "the loss is computed in chunks already")
@@ -160,7 +161,7 @@ class TRLOptions:
     use_transformers_paged: bool = noted(False, _OWN_GENERATION)
     use_transformers_continuous_batching: bool = noted(False, _OWN_GENERATION)
     transformers_continuous_batching_config: Any = noted(None, _OWN_GENERATION)
-    use_vllm: bool = refused(False, "groat samples with the weights it trains, on any machine; leave it out")
+    use_vllm: bool = noted(False, f"groat samples with the weights it trains; {NO_VLLM}")
     vllm_mode: str = noted("colocate", NO_VLLM)
     vllm_model_impl: str = noted("vllm", NO_VLLM)
     vllm_enable_sleep_mode: bool = noted(False, NO_VLLM)
@@ -173,7 +174,6 @@ class TRLOptions:
     vllm_max_model_length: int | None = noted(None, NO_VLLM)
     vllm_max_model_len: int | None = noted(None, NO_VLLM)
     vllm_tensor_parallel_size: int = noted(1, NO_VLLM)
-    vllm_sampling_params: Any = refused(None, "give temperature, top_p, top_k, min_p and generation_kwargs themselves")
     vllm_structured_outputs_regex: str | None = refused(None, LEAVE_OUT)
     vllm_guided_decoding_regex: str | None = refused(None, LEAVE_OUT)
     chat_template_kwargs: Any = refused(None, "write them into a template file and give its path as chat_template")

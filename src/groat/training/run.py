@@ -19,6 +19,7 @@ from groat.memory.measure import gib, peak_bytes, resident_bytes
 from groat.model.peft_files import save_peft
 from groat.tasks.task import PYTHON_TASK, Task, build_task
 from groat.tracking.before_after import paired_answers
+from groat.tracking.bridges import BridgedRun, Bridges, check_trackers
 from groat.tracking.console import Console
 from groat.tracking.folder import RunFolder, numbered_output_dir, write_atomically
 from groat.tracking.lock import RunLock
@@ -66,6 +67,7 @@ def train(
     """Start a run in a new folder. `task` replaces the configured one (the Python API's datasets and functions)."""
     path = numbered_output_dir(config.output_dir, config.model.name, config.task.name)
     config = replace(config, output_dir=str(path))
+    check_trackers(config.track.report_to)
     folder = RunFolder.create(path)
     with RunLock(folder.path):
         write_atomically(folder.config_path, to_yaml(config).encode())
@@ -95,6 +97,7 @@ def resume(
 
 def _run(config: RunConfig, folder: RunFolder, console: Console, task: Task | None, on_step: OnStep) -> Summary:
     phases = Phases(console)
+    bridges = Bridges(config.track.report_to)
     with phases.stopping_on_signals():
         task = build_task(config.task, config.seed) if task is None else task
         decision = decide(config, task, phases, folder, console.note)
@@ -104,9 +107,10 @@ def _run(config: RunConfig, folder: RunFolder, console: Console, task: Task | No
             found = {"compute": built.model.compute, "kv_cache": built.model.kv_storage}
             config = replace(config, model=replace(config.model, **found))
         with RunStore(folder.store_path) as store:
-            run = _Run(config, folder, console, phases, store, built, on_step)
+            run = _Run(config, folder, console, phases, store, built, on_step, bridges)
             try:
                 run.restore()
+                bridges.begin(_bridged(config, folder, run.step))
                 with suppress(Stopped):
                     run.train()
                 run.save()
@@ -114,7 +118,18 @@ def _run(config: RunConfig, folder: RunFolder, console: Console, task: Task | No
             except UserError as error:
                 raise type(error)(run.last_words(error)) from error
             finally:
+                bridges.end(finished=run.step >= config.training.max_steps)
                 built.close()
+
+
+def _bridged(config: RunConfig, folder: RunFolder, step: int) -> BridgedRun:
+    return BridgedRun(
+        folder=folder.path,
+        project=config.track.project,
+        name=config.track.run_name or folder.path.name,
+        config=asdict(config),
+        first_step=step,
+    )
 
 
 def _clear_away(folder: RunFolder) -> None:
@@ -138,6 +153,7 @@ class _Run:
         store: RunStore,
         built: Built,
         on_step: OnStep,
+        bridges: Bridges,
     ) -> None:
         self._config = config
         self._folder = folder
@@ -146,6 +162,7 @@ class _Run:
         self._store = store
         self._built = built
         self._on_step = on_step
+        self._bridges = bridges
         self._learner: Learner = built.parts.learner
         self._train_seconds = 0.0
         self._earlier_peak = 0
@@ -346,6 +363,7 @@ class _Run:
         self._console.step(step, metrics, timings)
         self._tell_interventions()
         self._check(result, metrics)
+        self._bridges.log(step, {**metrics, **timings})
         self._on_step(step, {**metrics, **timings})
 
     def _problems(self, step: int) -> list[Problem]:
@@ -399,6 +417,7 @@ class _Run:
             self._phases,
         )
         self._store.record_evaluation(self.step, result.figures, result.answers)
+        self._bridges.log(self.step, {name: figure.value for name, figure in result.figures.items()}, "eval")
         self._console.evaluation(f"Held-out problems, step {self.step}", result.figures)
 
     def _store_evaluation(self, step: int) -> Mapping[str, Evaluation] | None:

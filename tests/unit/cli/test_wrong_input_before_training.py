@@ -94,7 +94,8 @@ def test_what_is_wrong_is_said_in_one_paragraph_and_the_folder_stays_free(tmp_pa
         (["--budget", "10MiB"], "memory.budget 10MiB cannot be kept: the smallest that can is"),
         (
             ["--task", "rows.txt"],
-            "task.name is 'rows.txt': use arithmetic, large_arithmetic, countdown, reasoning_gym:DATASET, or a file",
+            "task.name is 'rows.txt': use arithmetic, large_arithmetic, countdown, reasoning_gym:DATASET, "
+            "datasets:HUB_ID, or a file",
         ),
     ],
 )

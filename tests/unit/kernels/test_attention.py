@@ -103,8 +103,8 @@ def test_gradients_are_those_of_plain_matmuls_in_float64(name: str, shape: tuple
 def test_attention_to_rounded_keys_and_values_is_that_of_plain_matmuls_in_float64(
     name: str, shape: tuple[int, int, int]
 ):
-    """Large heads go through matrix tiles, where queries keep 15 bits: half a step of the largest of them, 3 or 4 here, is
-    1e-4, and so a score is off by up to 3e-4, and its weight by as large a part."""
+    """Large heads go through matrix tiles, where queries keep 15 bits: half a step of the largest of them, 3 or 4 here,
+    is 1e-4, and so a score is off by up to 3e-4, and its weight by as large a part."""
     forest = FORESTS[name]
     queries, keys, values = random_qkv(len(forest.token_ids), shape)
     kept = KV.keep(keys, values, "int8")

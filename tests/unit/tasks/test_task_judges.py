@@ -69,7 +69,8 @@ def test_a_hugging_face_dataset_is_taken_as_it_is():
 
 def test_an_unknown_task_says_what_there_is():
     with pytest.raises(
-        UserError, match=r"task.name is 'arithmetik': use arithmetic, large_arithmetic, countdown, reasoning_gym"
+        UserError,
+        match=r"task.name is 'arithmetik': use arithmetic, large_arithmetic, countdown, reasoning_gym:DATASET, ",
     ):
         build_task(TaskConfig(name="arithmetik"), 0)
 

@@ -18,9 +18,12 @@ from groat.trainers import steps as steps_module
 from groat.trainers import trainer as trainer_module
 from groat.trainers import translate as translate_module
 from groat.trainers.config import GRPOConfig
+from groat.trainers.models.sampling_params import SamplingParams
 from groat.trainers.translate import Data, Translation, translate
 from groat.types import UserError
 
+# What Unsloth's notebook for Qwen3 passes.
+QWEN3 = SamplingParams(min_p=0.1, top_p=1.0, top_k=-1, seed=3407, stop=["<|im_end|>"], include_stop_str_in_output=True)
 DATA = Data(task_name="python", num_rows=100, num_eval_rows=None, reward_names=["good"])
 
 
@@ -83,6 +86,12 @@ def test_the_defaults_are_trls():
         ({"repetition_penalty": 1.1}, "sampling.repetition_penalty", 1.1),
         ({"generation_kwargs": {"stop_strings": "###"}}, "sampling.stop", ("###",)),
         ({"generation_kwargs": {"min_new_tokens": 3}}, "sampling.min_completion_length", 3),
+        ({"vllm_sampling_params": QWEN3}, "sampling.min_p", 0.1),
+        ({"vllm_sampling_params": QWEN3}, "sampling.stop", ("<|im_end|>",)),
+        ({"vllm_sampling_params": QWEN3, "top_p": 0.9, "top_k": 7}, "sampling.top_p", 0.9),
+        ({"vllm_sampling_params": QWEN3, "top_p": 0.9, "top_k": 7}, "sampling.top_k", 7),
+        ({"vllm_sampling_params": SamplingParams(top_k=5, stop="x"), "top_k": 7}, "sampling.top_k", 5),
+        ({"vllm_sampling_params": SamplingParams(min_tokens=3)}, "sampling.min_completion_length", 3),
         ({"beta": 0.04}, "algorithm.beta", 0.04),
         ({"num_iterations": 2}, "algorithm.num_iterations", 2),
         ({"epsilon": 0.1}, "algorithm.epsilon", 0.1),
@@ -130,6 +139,24 @@ def test_the_defaults_are_trls():
         ({"num_train_epochs": 0.5}, "training.max_steps", 50),
         ({"per_device_train_batch_size": 4, "gradient_accumulation_steps": 4}, "training.generation_batch_size", 16),
         ({"generation_batch_size": 32}, "training.generation_batch_size", 32),
+        # One group for each of gradient_accumulation_steps, as with Unsloth.
+        ({"per_device_train_batch_size": 1}, "training.generation_batch_size", 8),
+        (
+            {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 3, "num_generations": 4},
+            "training.generation_batch_size",
+            12,
+        ),
+        # 2 x 4 completions are two whole groups of 4.
+        (
+            {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4, "num_generations": 4},
+            "training.generation_batch_size",
+            8,
+        ),
+        ({"report_to": "wandb"}, "track.report_to", ("wandb",)),
+        ({"report_to": ["tensorboard", "none"]}, "track.report_to", ("tensorboard",)),
+        ({"report_to": None}, "track.report_to", ()),
+        ({"project": "p"}, "track.project", "p"),
+        ({"run_name": "first"}, "track.run_name", "first"),
         ({"steps_per_generation": 2, "gradient_accumulation_steps": 2}, "training.generation_batch_size", 16),
         ({"save_steps": 10}, "training.save_steps", 10),
         ({"save_steps": 10, "num_iterations": 2}, "training.save_steps", 5),
@@ -191,6 +218,10 @@ def test_warmup_steps_stay_whole_updates(warmup: int, updates: int):
         ({"eval_steps": 5}, "eval_steps=5: eval_strategy is 'no'"),
         ({"model_init_kwargs": {"dtype": "bfloat16"}}, "in 32 bits"),
         ({"vllm_gpu_memory_utilization": 0.9}, "vLLM is not used"),
+        ({"vllm_sampling_params": QWEN3}, "vllm_sampling_params.seed=3407: seed decides"),
+        ({"vllm_sampling_params": SamplingParams(temperature=0.5)}, "temperature=0.5: temperature decides"),
+        ({"use_vllm": True}, "groat samples with the weights it trains; vLLM is not used"),
+        ({"per_device_train_batch_size": 1}, "a group is sampled whole, so a step has 8 completions"),
         ({"log_completions": True}, "every completion is recorded"),
         ({"hub_token": "hf_secret"}, "hub_token=...: nothing is uploaded"),
     ],
@@ -238,8 +269,9 @@ def test_every_option_without_effect_is_noted_by_name(name: str):
     [
         ({"optim": "sgd"}, "optim is 'sgd': groat trains with AdamW"),
         ({"lr_scheduler_type": "polynomial"}, "lr_scheduler_type is 'polynomial': groat knows linear, cosine"),
-        ({"report_to": "wandb"}, "report_to is 'wandb'.*on_log"),
-        ({"report_to": ["tensorboard"]}, "report_to is"),
+        ({"vllm_sampling_params": {"top_p": 1}}, "vllm_sampling_params is a dict: give a groat.SamplingParams"),
+        ({"report_to": "all"}, "report_to is 'all': groat reports to tensorboard, wandb, .*on_log"),
+        ({"report_to": ["wandb", "comet_ml"]}, r"report_to is \['wandb', 'comet_ml'\]"),
         ({"save_strategy": "best"}, "save_strategy is 'best'"),
         ({"vllm_importance_sampling_mode": "token_mask"}, "vllm_importance_sampling_mode is 'token_mask'"),
         ({"vllm_importance_sampling_clip_max": None}, "importance_sampling_cap must be a number, got nothing"),

@@ -12,7 +12,7 @@ from toy_trainers import toy_trainer
 
 from groat.config import tree
 from groat.testing import toy_rows, vowel_share
-from groat.trainers.arguments import dataset_rows, model_name, reward_list, tokenizer_notes
+from groat.trainers.arguments import dataset_rows, language_model, reward_list, tokenizer_notes
 from groat.trainers.grpo import GRPOTrainer
 from groat.trainers.peft import LoraConfig, lora_section
 from groat.types import UserError
@@ -94,11 +94,11 @@ def test_settings_that_only_peft_has_are_refused_too():
 
 
 def test_a_model_object_is_refused_with_its_name():
-    assert model_name(Path("some/folder")) == "some/folder"
+    assert language_model(Path("some/folder")).name_or_path == "some/folder"
     with pytest.raises(UserError, match=r"model is a Named; .*pass model='Qwen/Qwen3-0.6B'"):
-        model_name(Named("Qwen/Qwen3-0.6B"))
+        language_model(Named("Qwen/Qwen3-0.6B"))
     with pytest.raises(UserError, match="model is a NoneType"):
-        model_name(None)
+        language_model(None)
 
 
 def test_only_the_models_own_tokenizer_is_taken():

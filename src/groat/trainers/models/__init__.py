@@ -1,0 +1,1 @@
+"""Models and tokenizers as notebooks hold them: FastLanguageModel and AutoModelForCausalLM, SamplingParams."""
