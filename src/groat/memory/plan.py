@@ -19,7 +19,7 @@ from groat.memory.workload import Workload
 from groat.model.recompute import Recompute
 from groat.model.spec import ModelSpec
 from groat.model.storage import Storage
-from groat.types import StorageChoice, StorageKind, UserError
+from groat.types import KVStorage, StorageChoice, StorageKind, UserError
 
 _MICROBATCHES = (4096, 2048, 1024, 768, 512, 384, 256)
 _KINDS: tuple[StorageChoice, ...] = ("f32", "bf16", "int8", "dynamic", "nf4")
@@ -29,6 +29,10 @@ _STORAGE_REASONS: Mapping[StorageChoice, str] = {
     "int8": "a quarter of fp32, a scale for 128 weights; a rounding far below the sampling noise",
     "dynamic": "4 bits, and more where the measured damage is worst",
     "nf4": "QLoRA: about an eighth of fp32, embedding and head in int8",
+}
+_KV_REASONS: Mapping[KVStorage, str] = {
+    "f32": "keys and values exactly as they are computed",
+    "int8": "keys and values in a quarter of fp32's bytes, rounded alike by the learner",
 }
 _ALWAYS_MODEST = 448 * 2**20
 """Bytes of activations not worth stinting on, however small the model."""
@@ -47,6 +51,7 @@ class MemoryPlan:
     """What was decided, and the bytes it is expected to take: phase -> component -> bytes."""
 
     storage: Storage
+    kv_storage: KVStorage
     way: Way
     learn_cost: LearnCost
     phases: Mapping[str, Mapping[str, int]]
@@ -59,6 +64,7 @@ class MemoryPlan:
         way = self.way
         return {
             "storage": self._storage_choice(),
+            "kv_cache": f"{self.kv_storage}: {_KV_REASONS[self.kv_storage]}",
             "gradient_checkpointing": _recompute_words(way.recompute),
             "microbatch_tokens": f"{way.microbatch_tokens} tokens: a larger one computes shared prompts less often",
             "head_chunk_tokens": f"{way.head_chunk_tokens} tokens have logits at one time; the loss needs no more",
@@ -263,6 +269,7 @@ def _plan(config: RunConfig, spec: ModelSpec, work: Workload, way: Way, frozen: 
     trained, kv = _trained(config), frozen.storage.kv_storage(config.model.kv_cache)
     return MemoryPlan(
         storage=frozen.storage,
+        kv_storage=kv,
         way=way,
         learn_cost=learn_cost(spec, way, trained.rank, trains_entropy=work.trains_entropy),
         phases={

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ from groat.model.storage import Storage
 from groat.sampling.base import SamplingParams
 from groat.sampling.native.sampler import NativeSampler
 from groat.trees import Node
-from groat.types import Compute, StorageKind
+from groat.types import Compute, KVStorage, StorageKind
 
 pytestmark = pytest.mark.slow
 TEXT = (Path(__file__).parents[3] / "LICENSE").read_text()[:4000]
@@ -41,8 +41,9 @@ def needs_model_and_kernels() -> None:
         pytest.skip("no AVX512-VNNI")
 
 
-def model_of(kind: StorageKind, compute: Compute) -> LoadedModel:
-    return load_model(ModelConfig(name="smollm2-135m-instruct", compute=compute), Storage.of(kind))
+def model_of(kind: StorageKind, compute: Compute, kv_cache: Literal["auto"] | KVStorage = "auto") -> LoadedModel:
+    config = ModelConfig(name="smollm2-135m-instruct", compute=compute, kv_cache=kv_cache)
+    return load_model(config, Storage.of(kind))
 
 
 def moved_adapter(model: LoadedModel) -> Adapter:
@@ -60,16 +61,24 @@ class Found(NamedTuple):
     gradient: torch.Tensor
 
 
-def found_by(kind: StorageKind, compute: Compute, *, part_by_part: bool = False) -> Found:
+def found_by(
+    kind: StorageKind,
+    compute: Compute,
+    kv_cache: Literal["auto"] | KVStorage = "auto",
+    *,
+    part_by_part: bool = False,
+) -> Found:
     """All log-probs of the text, and the adapter's gradient of its tokens' log-probs with random weights; by the
     compiled layers, or with a product after the other."""
-    model = model_of(kind, compute)
+    model = model_of(kind, compute, kv_cache)
     decoder, adapter = Decoder(model.spec, model.weights), moved_adapter(model)
     token_ids_T = torch.tensor(model.tokenizer.encode(TEXT)[:700])
     nodes = (Node(0, len(token_ids_T), len(token_ids_T), is_root=True),)
     positions_T = torch.arange(len(token_ids_T))
     if part_by_part:
-        hidden_TH = decoder.hidden(token_ids_T, positions_T, lambda _, *qkv: tree_attention(*qkv, nodes), adapter)
+        hidden_TH = decoder.hidden(
+            token_ids_T, positions_T, lambda _, *qkv: tree_attention(*qkv, nodes, model.kv_storage), adapter
+        )
     else:
         hidden_TH = decoder.hidden_of_trees(token_ids_T, positions_T, nodes, adapter)
     rows_TH = decoder.final_norm(hidden_TH)
@@ -84,12 +93,13 @@ def found_by(kind: StorageKind, compute: Compute, *, part_by_part: bool = False)
 @pytest.fixture(scope="module")
 def found() -> Callable[[StorageKind, Compute], Found]:
     needs_model_and_kernels()
-    kept: dict[tuple[StorageKind, Compute], Found] = {}
+    kept: dict[tuple[StorageKind, Compute, Literal["auto"] | KVStorage], Found] = {}
 
-    def once(kind: StorageKind, compute: Compute) -> Found:
-        if (kind, compute) not in kept:
-            kept[kind, compute] = found_by(kind, compute)
-        return kept[kind, compute]
+    def once(kind: StorageKind, compute: Compute, kv_cache: Literal["auto"] | KVStorage = "auto") -> Found:
+        asked = kind, compute, kv_cache
+        if asked not in kept:
+            kept[asked] = found_by(*asked)
+        return kept[asked]
 
     return once
 
@@ -104,10 +114,11 @@ def cosine(one: Found, other: Found) -> float:
 
 
 def test_the_policy_in_int8_is_within_five_thousandths_of_a_nat(found: Callable[..., Found]):
-    """What products in int8 add is judged by its median: a sixth of the sum is in five of the 700 tokens, and moves
-    with the last bits of what is rounded."""
+    """What products in int8 add, and what keys and values in int8 do, is judged by its median: a sixth of the sum is in
+    five of the 700 tokens, and moves with the last bits of what is rounded."""
     assert kl(found("int8", "int8"), found("f32", "f32")).mean() < 0.005
-    assert kl(found("int8", "int8"), found("int8", "f32")).median() < 0.001
+    assert kl(found("int8", "int8", "f32"), found("int8", "f32", "f32")).median() < 0.001
+    assert kl(found("f32", "f32", "int8"), found("f32", "f32")).median() < 0.0005
 
 
 def test_gradients_in_int8_point_where_exact_ones_of_the_same_policy_do(
