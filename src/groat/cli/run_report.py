@@ -45,13 +45,33 @@ def run_report(summary: RunSummary, config: RunConfig, reader: RunReader) -> Ite
     if rewards:
         yield Text.assemble("\nreward  ", (sparkline(rewards, 60), "cyan"), f"  {_reward_words(summary)}")
         yield _metrics_table(reader)
-    for at, results in reader.evaluations().items():
-        yield evaluation_table("Before training" if at == 0 else f"After step {at}", results)
+    primed = reader.metrics("cold_start/loss")
+    if primed:
+        yield _cold_start_words(primed, reader.metrics("cold_start/token_accuracy"))
+    evaluations = reader.evaluations()
+    for at, results in evaluations.items():
+        yield evaluation_table(_moment(at, min(evaluations)), results)
     events = reader.events()
     if events:
         yield Text(f"\nEvents (the last {_NUM_EVENTS} of {len(events)})" if len(events) > _NUM_EVENTS else "\nEvents")
         for event in events[-_NUM_EVENTS:]:
             yield _event_line(event)
+
+
+def _cold_start_words(losses: Sequence[tuple[int, float]], accuracies: Sequence[tuple[int, float]]) -> Text:
+    first, last = losses[0][1], losses[-1][1]
+    return Text.assemble(
+        "\ncold start  ",
+        (sparkline([value for _, value in losses], 60), "cyan"),
+        f"  {len(losses)} steps, loss {short_number(first)} → {short_number(last)}, "
+        f"tokens right {percent(accuracies[0][1])} → {percent(accuracies[-1][1])}",
+    )
+
+
+def _moment(at: int, first: int) -> str:
+    if at > 0:
+        return f"After step {at}"
+    return "Before training" if at == first else "After the cold start"
 
 
 def _state_words(summary: RunSummary) -> str:

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import tyro
 
 from groat.config.algorithms import AlgorithmConfig, GRPOAlgorithmConfig
+from groat.config.cold_start import ColdStartConfig
 from groat.config.strict import Strict, above_zero, at_least, is_size, within
 from groat.types import Optim, StorageChoice
 
@@ -289,6 +290,7 @@ class RunConfig(Strict):
     model: ModelConfig = field(default_factory=ModelConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
     task: TaskConfig = field(default_factory=TaskConfig)
+    cold_start: ColdStartConfig = field(default_factory=ColdStartConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     algorithm: AlgorithmConfig = field(default_factory=GRPOAlgorithmConfig)
     rollouts: RolloutsConfig = field(default_factory=RolloutsConfig)
@@ -319,3 +321,9 @@ class RunConfig(Strict):
     @property
     def prompts_per_step(self) -> int:
         return self.training.generation_batch_size // self.sampling.num_generations
+
+    @property
+    def holds_primed_policy(self) -> bool:
+        """Whether the adapter as the cold start left it is needed to the end, as the reference policy."""
+        is_reference = self.cold_start.examples is not None and self.cold_start.reference == "primed"
+        return is_reference and self.algorithm.beta > 0

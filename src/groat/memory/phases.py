@@ -74,8 +74,16 @@ def sample_bytes(spec: ModelSpec, work: Workload, way: Way) -> dict[str, int]:
 
 def learn_bytes(spec: ModelSpec, work: Workload, way: Way, rank: int) -> dict[str, int]:
     """While learning, beside what is always held."""
-    tokens = work.filled(way.microbatch_tokens)
     cost = learn_cost(spec, way, rank, trains_entropy=work.trains_entropy)
+    return _learn_bytes(spec, way, rank, cost, work.filled(way.microbatch_tokens))
+
+
+def prime_bytes(spec: ModelSpec, work: Workload, way: Way, rank: int) -> dict[str, int]:
+    """While worked examples are learned, beside what is always held."""
+    return _learn_bytes(spec, way, rank, learn_cost(spec, way, rank), work.filled_by_examples(way.microbatch_tokens))
+
+
+def _learn_bytes(spec: ModelSpec, way: Way, rank: int, cost: LearnCost, tokens: int) -> dict[str, int]:
     kept = "activations" if way.recompute is None else "layer inputs"
     return {
         "gradients": adapter_bytes(spec, rank),
@@ -119,8 +127,12 @@ def phases(
         "optimizer": optimizer_bytes(spec, trained.rank, trained.optim),
         **({"spare": spare} if spare else {}),
     }
+    primes = {"PRIME": held | prime_bytes(spec, work, way, trained.rank)} if work.longest_example else {}
+    if work.holds_primed_policy:
+        held["reference"] = adapter_bytes(spec, trained.rank)
     return {
         "LOAD": {"framework": work.process_bytes, "weights": loading},
+        **primes,
         "SAMPLE": held | sample_bytes(spec, work, way),
         "SCORE": held | score_bytes(spec, work, way),
         "LEARN": held | learn_bytes(spec, work, way, trained.rank),

@@ -42,9 +42,11 @@ class ChatTemplate:
                 "model.chat_template to a file with another one."
             ) from error
 
-    def render(self, messages: Sequence[Message], special_tokens: Mapping[str, str]) -> str:
-        """The conversation as text, up to where the assistant answers."""
-        variables = {**special_tokens, "tools": None, "documents": None, "add_generation_prompt": True}
+    def render(
+        self, messages: Sequence[Message], special_tokens: Mapping[str, str], *, answers_next: bool = True
+    ) -> str:
+        """The conversation as text, up to where the assistant answers, if it does."""
+        variables = {**special_tokens, "tools": None, "documents": None, "add_generation_prompt": answers_next}
         try:
             return self._environment.written(self._template, messages=[dict(m) for m in messages], **variables)
         except TooMuchError as error:

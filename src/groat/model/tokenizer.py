@@ -51,6 +51,7 @@ class Tokenizer:
         self.vocab_size = max(backend.get_vocab().values()) + 1
         """One more than the largest token id."""
         self._control = ControlTokens(backend, self.stop_token_ids)
+        self._end_token_id = _end_token_id(backend, special_tokens, self.stop_token_ids)
 
     @classmethod
     def from_folder(
@@ -88,6 +89,35 @@ class Tokenizer:
             return self.encode(self.render(problem_prompt))
         hidden = [{key: self._control.hide(text) for key, text in message.items()} for message in problem_prompt]
         return self._control.encode_hidden(self.render(hidden))
+
+    def encode_answer(self, prompt: str | Sequence[Message], answer: str) -> list[int]:
+        """What the model would have to draw after `encode_prompt(prompt)` to write this answer and end it: of a chat,
+        what the template makes of the assistant's turn, up to the first token that ends a completion."""
+        if isinstance(prompt, str):
+            return self._ended(self.encode(answer))
+        turn = {"role": "assistant", "content": answer}
+        _check_messages([*prompt, turn])
+        hidden = [{key: self._control.hide(text) for key, text in each.items()} for each in (*prompt, turn)]
+        start = self._template.render(hidden[:-1], self._special_tokens)
+        whole = self._template.render(hidden, self._special_tokens, answers_next=False)
+        # Some templates write the turn that is answered otherwise than one that was: Qwen3's, around its thinking.
+        written = whole.removeprefix(start) if whole.startswith(start) else hidden[-1]["content"]
+        first_ids, ids = self._control.encode_hidden(start), self._control.encode_hidden(start + written)
+        # Tokens of prompt and answer never merge when an answer is drawn.
+        begins_alike = ids[: len(first_ids)] == first_ids
+        return self._ended(ids[len(first_ids) :] if begins_alike else self._control.encode_hidden(written))
+
+    def _ended(self, ids: Sequence[int]) -> list[int]:
+        """Up to the first stop token; where there is none, with one, if the model has any, after the last word."""
+        end = next((place for place, token in enumerate(ids) if token in self.stop_token_ids), None)
+        if end is not None:
+            return list(ids[: end + 1])
+        return [*self._without_blank_end(ids), *([] if self._end_token_id is None else [self._end_token_id])]
+
+    def _without_blank_end(self, ids: Sequence[int]) -> Sequence[int]:
+        """What a template writes between turns is no part of an answer."""
+        last = next((place for place in reversed(range(len(ids))) if self.decode(ids[place : place + 1]).strip()), -1)
+        return ids[: last + 1]
 
     def render(self, messages: Sequence[Message]) -> str:
         """The conversation as the model sees it, up to where the assistant answers."""
@@ -206,6 +236,14 @@ def _stop_token_ids(
     for name in ("generation_config.json", "config.json"):
         stops |= _eos_in(folder / name, max(vocab.values()))
     return stops
+
+
+def _end_token_id(
+    backend: tokenizers.Tokenizer, special_tokens: Mapping[str, str], stop_token_ids: frozenset[int]
+) -> int | None:
+    """The stop token to write where a template writes none: eos where it is named."""
+    eos = backend.token_to_id(special_tokens.get("eos_token", ""))
+    return min(stop_token_ids, default=None) if eos is None else eos
 
 
 def _eos_in(path: Path, largest_id: int) -> set[int]:

@@ -39,6 +39,7 @@ class Built:
     """Everything a run works with."""
 
     model: LoadedModel
+    decoder: Decoder
     task: Task
     held_out: tuple[Prompt, ...]
     parts: Parts
@@ -71,12 +72,7 @@ def build(config: RunConfig, task: Task | None = None, decision: Decision | None
     learner = Learner(
         decoder,
         adapter,
-        LearnerPlan(
-            microbatch_tokens=plan.way.microbatch_tokens,
-            head_chunk_tokens=plan.way.head_chunk_tokens,
-            recompute=plan.way.recompute,
-            cost=plan.learn_cost,
-        ),
+        learner_plan(plan),
         config.training,
         temperature=config.sampling.temperature,
         num_updates=config.training.max_steps * config.algorithm.num_iterations,
@@ -100,12 +96,23 @@ def build(config: RunConfig, task: Task | None = None, decision: Decision | None
     )
     return Built(
         model=model,
+        decoder=decoder,
         task=task,
         held_out=tuple(encode(held_out, model.tokenizer)),
         parts=parts,
         decision=decision,
         guard=guard,
         num_trained=sum(tensor.numel() for tensor in adapter.named_tensors().values()),
+    )
+
+
+def learner_plan(plan: MemoryPlan) -> LearnerPlan:
+    """The learner's part of the plan."""
+    return LearnerPlan(
+        microbatch_tokens=plan.way.microbatch_tokens,
+        head_chunk_tokens=plan.way.head_chunk_tokens,
+        recompute=plan.way.recompute,
+        cost=plan.learn_cost,
     )
 
 
