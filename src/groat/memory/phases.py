@@ -16,6 +16,7 @@ from groat.memory.sizes import (
     layer_workspace_bytes,
     optimizer_bytes,
     rows_bytes,
+    scoring_bytes,
 )
 from groat.memory.workload import Workload
 from groat.model.recompute import Recompute
@@ -92,12 +93,12 @@ def _learn_bytes(spec: ModelSpec, way: Way, rank: int, cost: LearnCost, tokens: 
     }
 
 
-def score_bytes(spec: ModelSpec, work: Workload, way: Way) -> dict[str, int]:
-    """While log-probs are found that an algorithm asks for: a forward that keeps nothing, then the head."""
+def score_bytes(spec: ModelSpec, work: Workload, way: Way, rank: int) -> dict[str, int]:
+    """While log-probs are found that an algorithm asks for: a forward, a layer at a time, then the head."""
     tokens = work.filled(way.microbatch_tokens)
     return {
         "hidden states": rows_bytes(spec) * tokens,
-        "workspace": max(forward_bytes(spec) * tokens, head_chunk_bytes(spec, way.head_chunk_tokens)),
+        "workspace": max(scoring_bytes(spec, rank) * tokens, head_chunk_bytes(spec, way.head_chunk_tokens)),
     }
 
 
@@ -134,6 +135,6 @@ def phases(
         "LOAD": {"framework": work.process_bytes, "weights": loading},
         **primes,
         "SAMPLE": held | sample_bytes(spec, work, way),
-        "SCORE": held | score_bytes(spec, work, way),
+        "SCORE": held | score_bytes(spec, work, way, trained.rank),
         "LEARN": held | learn_bytes(spec, work, way, trained.rank),
     }

@@ -101,14 +101,14 @@ def padded(samples: tuple[Sample, ...]) -> dict[str, torch.Tensor]:
 
 
 def trl_batch(samples: tuple[Sample, ...]) -> dict[str, torch.Tensor]:
-    """What TRL's SFTTrainer makes of rows with a prompt and a completion."""
+    """What TRL's SFTTrainer makes of rows whose prompts it has masked."""
     pytest.importorskip("trl")
     from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
     rows = [
         {
             "input_ids": [*sample.prompt.token_ids, *sample.completion.token_ids],
-            "completion_mask": [0] * len(sample.prompt.token_ids) + [1] * sample.num_tokens,
+            "labels": [-100] * len(sample.prompt.token_ids) + list(sample.completion.token_ids),
         }
         for sample in samples
     ]
