@@ -23,6 +23,9 @@ from groat.model.recompute import Recompute
 from groat.model.spec import ModelSpec
 from groat.types import Optim
 
+REWARD_WORKERS = "reward workers"
+"""The component that other processes hold."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Way:
@@ -127,6 +130,7 @@ def phases(
         "adapter": adapter_bytes(spec, trained.rank),
         "optimizer": optimizer_bytes(spec, trained.rank, trained.optim),
         **({"spare": spare} if spare else {}),
+        **({REWARD_WORKERS: work.worker_bytes} if work.worker_bytes else {}),
     }
     primes = {"PRIME": held | prime_bytes(spec, work, way, trained.rank)} if work.longest_example else {}
     if work.holds_primed_policy:

@@ -39,6 +39,8 @@ class Workload:
     """Of a cold start's worked examples; 0: there is none."""
     holds_primed_policy: bool = False
     """The adapter as the cold start left it is kept beside the trained one."""
+    worker_bytes: int = 0
+    """Held by the worker processes of rewards, which are counted in the budget."""
 
     @classmethod
     def of(
@@ -48,6 +50,7 @@ class Workload:
         shared_prompt: int = 0,
         process_bytes: int = FRAMEWORK,
         longest_example: int = 0,
+        worker_bytes: int = 0,
     ) -> Workload:
         sampling = config.sampling
         return cls(
@@ -67,6 +70,7 @@ class Workload:
             trains_entropy=config.algorithm.trains_entropy,
             longest_example=longest_example,
             holds_primed_policy=config.holds_primed_policy,
+            worker_bytes=worker_bytes,
         )
 
     @property

@@ -61,7 +61,7 @@ def build(config: RunConfig, task: Task | None = None, decision: Decision | None
     task = build_task(config.task, config.seed) if task is None else task
     decision = decide_quietly(config, task) if decision is None else decision
     plan, model = decision.plan, _load(config, decision)
-    guard = Guard(budget_bytes=budget_bytes(config))
+    guard = Guard(budget_bytes=budget_bytes(config) - decision.work.worker_bytes)
     held_out = _held_out(task, config)
     _check_lengths((*task.train, *held_out) if isinstance(task.train, tuple) else held_out, model, config)
     decoder = Decoder(model.spec, model.weights)

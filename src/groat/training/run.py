@@ -294,7 +294,7 @@ class _Run:
             steps=max(0, self.step),
             train_seconds=round(self._train_seconds, 3),
             peak_gib=round(gib(self._peak_bytes), 3),
-            predicted_peak_gib=round(gib(self._built.plan.peak_bytes), 3),
+            predicted_peak_gib=round(gib(max(self._built.plan.own_phases.values())), 3),
             budget_gib=_budget_gib(config),
             memory=self._memory(),
             accuracy_before=before.get(average),
@@ -541,8 +541,8 @@ class _Run:
     def _memory(self) -> dict[str, dict[str, float]]:
         peaks = self._phases.peaks
         return {
-            name: {"predicted_gib": round(gib(sum(parts.values())), 3), "measured_gib": round(gib(peaks[name]), 3)}
-            for name, parts in self._built.plan.phases.items()
+            name: {"predicted_gib": round(gib(predicted), 3), "measured_gib": round(gib(peaks[name]), 3)}
+            for name, predicted in self._built.plan.own_phases.items()
             if name in peaks
         }
 

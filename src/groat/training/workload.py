@@ -8,6 +8,7 @@ from itertools import islice
 from groat.config.tree import RunConfig
 from groat.memory.workload import Workload
 from groat.model.tokenizer import Tokenizer
+from groat.tasks.rewards import worker_bytes
 from groat.tasks.task import Task
 from groat.training.lessons import Lessons
 from groat.trees import common_length
@@ -31,7 +32,9 @@ def workload(
     encoded = [tokenizer.encode_prompt(problem.prompt) for problem in longest]
     prompt = max(map(len, encoded), default=1)
     prompt = prompt if is_whole else round(prompt * _STREAM_SPARE)
-    return Workload.of(config, prompt, _shared(encoded), process_bytes, lessons.longest)
+    # A judge compares in this process.
+    workers = 0 if config.task.judge is not None else worker_bytes(task.rewards)
+    return Workload.of(config, prompt, _shared(encoded), process_bytes, lessons.longest, workers)
 
 
 def num_bytes(problem: Problem) -> int:
