@@ -46,11 +46,11 @@ def summarize(folder: RunFolder) -> RunSummary:
 
 
 def primary_accuracy(results: Mapping[str, Evaluation]) -> float | None:
-    """The figure that stands for an evaluation: avg@k where there is one, else the first."""
+    """The figure that stands for an evaluation: avg@k where there is one, else the first; a win rate is none."""
     for name, result in results.items():
         if name.startswith("avg@"):
             return result.value
-    return next((result.value for result in results.values()), None)
+    return next((result.value for name, result in results.items() if name != "win_rate"), None)
 
 
 def _state(folder: RunFolder) -> str:

@@ -118,8 +118,8 @@ def forward_bytes(spec: ModelSpec) -> int:
 
 
 def scoring_bytes(spec: ModelSpec, rank: int) -> int:
-    """Per token: the most of a forward that finds log-probs. A compiled layer has its input and output, what its backward
-    would need, what it computes in, and a row rounded for a quantized product."""
+    """Per token: the most of a forward that finds log-probs. A compiled layer has its input and output, what its
+    backward would need, what it computes in, and a row rounded for a quantized product."""
     hidden, inner, heads = spec.hidden_size, spec.intermediate_size, spec.query_size + 2 * spec.kv_size
     computed_in = max(heads + hidden, hidden + inner) + inner + _ROUNDED_ROW
     compiled = layer_activation_bytes(spec, rank) + _FLOAT * (hidden + computed_in)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,9 @@ from groat.tasks.countdown import (
     held_out_countdown,
 )
 from groat.tasks.gym_task import HELD_OUT_SEED, NUM_HELD_OUT, NUM_TRAIN, PREFIX, gym_from, gym_problems, gym_reward
+from groat.tasks.judges import Judge, judged
 from groat.tasks.reward_arguments import Answers, check_arguments
-from groat.tasks.reward_loading import GivenFunctions, reward_functions
+from groat.tasks.reward_loading import GivenFunctions, load_reward, reward_functions
 from groat.tasks.rewards import Grader, RewardFunction
 from groat.tasks.rows import problems_from_rows, split_held_out
 from groat.tasks.tables import ENDINGS, read_rows
@@ -51,13 +52,23 @@ class Task:
     held_out: Sequence[Problem]
     """The same whatever the seed."""
     rewards: tuple[RewardFunction, ...]
-    is_correct: Callable[[Problem, str], bool]
+    is_correct: Callable[[Problem, str], bool] | None
     """How evaluation judges a text: by the answer; for rows with reward functions of their own, the first one gives
-    1 or more (it is called with that one completion, and with no completion ids)."""
+    1 or more (it is called with that one completion, and with no completion ids). None: only the judge can tell."""
+    judge: Judge | None = None
+    """What compares answers in place of reward functions; evaluation then compares with the answers before training."""
 
 
 def build_task(config: TaskConfig, seed: int) -> Task:
     """`seed` chooses the training problems of built-in tasks, or the order of a file's rows."""
+    task = _task(config, seed)
+    if config.judge is None:
+        return task
+    judge = load_reward(config.judge)
+    return replace(task, judge=judge, rewards=(judged(judge),))
+
+
+def _task(config: TaskConfig, seed: int) -> Task:
     if config.name == "arithmetic":
         return _arithmetic(config, seed)
     if config.name == "countdown":
@@ -80,14 +91,17 @@ def build_task(config: TaskConfig, seed: int) -> Task:
     else:
         held_out = _problems_of(config.eval_name, config)
         _warn_of_overlap(train, held_out, config.eval_name)
-    rewards, is_correct = _judges(
-        train,
-        held_out,
-        config.reward_funcs,
-        config.reward_weights,
-        config.reward_timeout_seconds,
-        _isolated_seconds(config),
-    )
+    if config.judge is not None and not all("answer" in problem.columns for problem in (*train, *held_out)):
+        rewards, is_correct = (), None
+    else:
+        rewards, is_correct = _judges(
+            train,
+            held_out,
+            config.reward_funcs,
+            config.reward_weights,
+            config.reward_timeout_seconds,
+            _isolated_seconds(config),
+        )
     name = Path(config.name).stem
     ordered = _shuffled(train, seed) if config.shuffle_dataset else train
     return Task(name=name, train=ordered, held_out=held_out, rewards=rewards, is_correct=is_correct)

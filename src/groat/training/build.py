@@ -20,9 +20,7 @@ from groat.model.tokenizer import Tokenizer
 from groat.quantization.store import dynamic_store
 from groat.sampling.base import SamplingParams
 from groat.sampling.native.sampler import NativeSampler
-from groat.tasks.judges import judged
 from groat.tasks.overlong import soft_overlong
-from groat.tasks.reward_loading import load_reward
 from groat.tasks.rewards import Grader, RewardFunction
 from groat.tasks.task import Task, build_task
 from groat.training.decide import Decision, decide_quietly
@@ -117,13 +115,10 @@ def learner_plan(plan: MemoryPlan) -> LearnerPlan:
 
 
 def _rewards(task: Task, config: RunConfig) -> tuple[RewardFunction, ...]:
-    """The task's, or what comes of a judge's comparisons; and the penalty for length."""
-    rewards = task.rewards
-    if config.task.judge is not None:
-        rewards = (judged(load_reward(config.task.judge)),)
-    if config.task.overlong_buffer:
-        rewards = (*rewards, soft_overlong(config.sampling.max_completion_length, config.task.overlong_buffer))
-    return rewards
+    """The task's, and the penalty for length."""
+    if not config.task.overlong_buffer:
+        return task.rewards
+    return (*task.rewards, soft_overlong(config.sampling.max_completion_length, config.task.overlong_buffer))
 
 
 def _load(config: RunConfig, decision: Decision) -> LoadedModel:

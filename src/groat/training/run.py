@@ -18,6 +18,7 @@ from groat.learning.learner import Learner, Update
 from groat.memory.measure import gib, peak_bytes, resident_bytes
 from groat.model.lora import copy_of
 from groat.model.peft_files import save_peft
+from groat.tasks.judges import shares_won
 from groat.tasks.task import PYTHON_TASK, Task, build_task
 from groat.tracking.before_after import paired_answers
 from groat.tracking.console import Console
@@ -31,7 +32,8 @@ from groat.training.checks import check_logprob_difference, check_policy_canary,
 from groat.training.cold_start import PREFIX, ColdStart, reference_from, reference_tensors
 from groat.training.curriculum import Curriculum
 from groat.training.decide import decide
-from groat.training.evaluate import evaluate
+from groat.training.entropy_control import entropy_control
+from groat.training.evaluate import Compare, evaluate
 from groat.training.phases import Phases, Stopped
 from groat.training.rollout_rows import rollout_rows
 from groat.training.step import StepResult, step_problems, step_seeds, step_spares, train_step
@@ -172,6 +174,7 @@ class _Run:
         self._earlier_peak = 0
         self._saved_step: int | None = None
         self._curriculum = _curriculum(config, built.task)
+        self._entropy_control = entropy_control(config)
         self._lessons = built.decision.lessons
         self._cold_start = ColdStart(config, built) if self._lessons.examples else None
         """None: there is none, or it is over."""
@@ -194,7 +197,7 @@ class _Run:
         self._check_lessons()
         self._adopt_config()
         self._store.forget_after(self.step)
-        self._recall_curriculum()
+        self._recall()
 
     def prime(self) -> None:
         """Evaluate, then learn the worked examples, if there are any, until all steps are done or the user asks to
@@ -235,11 +238,14 @@ class _Run:
                 self.save()
             self._evaluate_if_due()
 
-    def _recall_curriculum(self) -> None:
-        if self._curriculum is not None and self.step:
-            with RunStore.read(self._folder.store_path) as reader:
+    def _recall(self) -> None:
+        """What the curriculum and the entropy's coefficient have learned is counted again from the record."""
+        with RunStore.read(self._folder.store_path) as reader:
+            if self._curriculum is not None:
                 for step in range(1, self.step + 1):
                     self._curriculum.learn(reader.rollouts(step))
+            if self._entropy_control is not None:
+                self._entropy_control.learn(value for _, value in reader.metrics("entropy"))
 
     def _restore_learner(self, checkpoint: Checkpoint) -> None:
         progress = checkpoint.progress
@@ -251,8 +257,8 @@ class _Run:
             self._active_learner.restore(checkpoint.tensors, progress.policy_version)
         except ValueError as error:
             raise UserError(
-                f"the checkpoint of {self._words_for(progress.step)} in {self._folder.checkpoints}: {error}. Put training.optim in "
-                f"{self._folder.config_path} back to what it was"
+                f"the checkpoint of {self._words_for(progress.step)} in {self._folder.checkpoints}: {error}. Put "
+                f"training.optim in {self._folder.config_path} back to what it was"
             ) from error
 
     def save(self) -> None:
@@ -321,8 +327,9 @@ class _Run:
         found = {name: tensor.shape for name, tensor in checkpoint.tensors.items() if name.startswith("adapter.")}
         if found != {name: tensor.shape for name, tensor in self._learner.state().items()}:
             raise UserError(
-                f"the checkpoint of {self._words_for(checkpoint.progress.step)} in {self._folder.checkpoints} is of an adapter "
-                f"with other sizes: put model.name and lora.r in {self._folder.config_path} back to what they were"
+                f"the checkpoint of {self._words_for(checkpoint.progress.step)} in {self._folder.checkpoints} is of an "
+                f"adapter with other sizes: put model.name and lora.r in {self._folder.config_path} back to what they "
+                "were"
             )
 
     def _adopt_config(self) -> None:
@@ -442,11 +449,17 @@ class _Run:
         before = dict(self._phases.seconds)
         started = time.perf_counter()
         spares = partial(step_spares, self._built.task.train, config.seed, step)
-        result = train_step(self._built.parts, problems, seeds, self._learner.adapter, self._phases, spares)
+        parts, control = self._built.parts, self._entropy_control
+        if control is not None:
+            parts = replace(parts, algorithm=control.applied(parts.algorithm))
+        result = train_step(parts, problems, seeds, self._learner.adapter, self._phases, spares)
         seconds = time.perf_counter() - started
         self._train_seconds += seconds
         metrics = {**result.metrics, **result.update.metrics}
         metrics |= logprob_metrics(result.update.logprob_differences)
+        if control is not None:
+            metrics["entropy_coef"] = control.weight
+            control.learn([metrics["entropy"]] if "entropy" in metrics else [])
         timings = self._timings(result, seconds, before)
         rows = rollout_rows(result)
         self._store.record_step(step, metrics, timings, rows)
@@ -512,9 +525,24 @@ class _Run:
             config.num_samples,
             self._built.task.is_correct,
             self._phases,
+            self._compare(),
         )
         self._store.record_evaluation(self.step, result.figures, result.answers)
         self._console.evaluation(f"Held-out problems, {self._words_for(self.step)}", result.figures)
+
+    def _compare(self) -> Compare | None:
+        """With the answers before training, where there is a judge; they themselves are as good as they are."""
+        judge, others = self._built.task.judge, self._answers_before()
+        if judge is None:
+            return None
+        if self.step == self._first:
+            return lambda _, texts: [0.5] * len(texts)
+        seconds = self._config.task.reward_timeout_seconds
+        return lambda problems, texts: shares_won(judge, problems, texts, [others[p.id] for p in problems], seconds)
+
+    def _answers_before(self) -> dict[str, str]:
+        with RunStore.read(self._folder.store_path) as reader:
+            return {row.problem_id: row.text for row in reader.answers(self._first)}
 
     def _store_evaluation(self, step: int) -> Mapping[str, Evaluation] | None:
         with RunStore.read(self._folder.store_path) as reader:

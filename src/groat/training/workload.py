@@ -32,9 +32,7 @@ def workload(
     encoded = [tokenizer.encode_prompt(problem.prompt) for problem in longest]
     prompt = max(map(len, encoded), default=1)
     prompt = prompt if is_whole else round(prompt * _STREAM_SPARE)
-    # A judge compares in this process.
-    workers = 0 if config.task.judge is not None else worker_bytes(task.rewards)
-    return Workload.of(config, prompt, _shared(encoded), process_bytes, lessons.longest, workers)
+    return Workload.of(config, prompt, _shared(encoded), process_bytes, lessons.longest, worker_bytes(task.rewards))
 
 
 def num_bytes(problem: Problem) -> int:

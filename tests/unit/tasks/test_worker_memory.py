@@ -88,7 +88,9 @@ def test_they_are_a_line_of_the_plan_and_part_of_its_budget() -> None:
     from known_specs import SMOLLM2_135M
 
     config = RunConfig(memory=MemoryConfig(budget="2GiB"))
-    without, with_workers = (plan_memory(config, SMOLLM2_135M, Workload.of(config, worker_bytes=n)) for n in (0, 500 * MIB))
+    without, with_workers = (
+        plan_memory(config, SMOLLM2_135M, Workload.of(config, worker_bytes=n)) for n in (0, 500 * MIB)
+    )
     for phase in ("SAMPLE", "SCORE", "LEARN"):
         assert with_workers.phases[phase][REWARD_WORKERS] == 500 * MIB
         assert REWARD_WORKERS not in without.phases[phase]

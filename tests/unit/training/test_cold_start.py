@@ -127,9 +127,7 @@ def test_a_cold_start_that_was_stopped_goes_on_to_the_same_bytes(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
-def test_killed_at_a_random_moment_of_priming_it_ends_in_the_same_bytes(
-    tmp_path: Path, whole: Path, seed: int
-) -> None:
+def test_killed_at_a_random_moment_of_priming_it_ends_in_the_same_bytes(tmp_path: Path, whole: Path, seed: int) -> None:
     from tiny_runs import Span
 
     chance = random.Random(seed)
