@@ -13,7 +13,7 @@ from typing import Any, cast
 import tokenizers
 
 from groat.config.tree import ModelConfig
-from groat.model.chat_template import CHATML_TEMPLATE, PLAIN_TEMPLATE, ChatTemplate
+from groat.model.chat_template import CHATML_TEMPLATE, PLAIN_TEMPLATE, TEMPLATES, ChatTemplate
 from groat.model.control_tokens import ControlTokens
 from groat.model.files import read_json_object_if_there, read_text
 from groat.types import Message, UserError
@@ -55,13 +55,16 @@ class Tokenizer:
 
     @classmethod
     def from_folder(
-        cls, folder: Path, chat_template_file: Path | None = None, model_name: str | None = None
+        cls, folder: Path, chat_template: Path | str | None = None, model_name: str | None = None
     ) -> Tokenizer:
-        """Read tokenizer.json and its companions; a UserError names the file that is missing or damaged."""
+        """Read tokenizer.json and its companions; a UserError names the file that is missing or damaged.
+
+        `chat_template`: a file, or the name of one of `TEMPLATES`.
+        """
         config = read_json_object_if_there(folder / "tokenizer_config.json")
         backend = _backend(folder)
         special_tokens = _special_tokens(config)
-        own = _own_template(folder, config, chat_template_file)
+        own = _own_template(folder, config, chat_template)
         template = own or _default_template(backend, model_name or folder.name)
         return cls(
             backend,
@@ -131,7 +134,8 @@ class Tokenizer:
 
 def read_tokenizer(config: ModelConfig, folder: Path) -> Tokenizer:
     """The tokenizer in a model's folder, with the chat template that the user chose, if any."""
-    template = None if config.chat_template is None else Path(config.chat_template).expanduser()
+    asked = config.chat_template
+    template = asked if asked is None or asked in TEMPLATES else Path(asked).expanduser()
     return Tokenizer.from_folder(folder, template, model_name=config.name)
 
 
@@ -188,9 +192,11 @@ def _special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
     return tokens
 
 
-def _own_template(folder: Path, config: Mapping[str, Any], file: Path | None) -> ChatTemplate | None:
-    if file is not None:
-        return ChatTemplate(read_text(file), f"model.chat_template ({file})")
+def _own_template(folder: Path, config: Mapping[str, Any], asked: Path | str | None) -> ChatTemplate | None:
+    if isinstance(asked, str):
+        return ChatTemplate(TEMPLATES[asked], f"groat's {asked} template")
+    if asked is not None:
+        return ChatTemplate(read_text(asked), f"model.chat_template ({asked})")
     if (path := folder / "chat_template.jinja").exists():
         return ChatTemplate(read_text(path), str(path))
     source: Any = config.get("chat_template")

@@ -20,6 +20,7 @@ from groat.tasks.countdown import (
     countdown_opening,
     held_out_countdown,
 )
+from groat.tasks.extraction import last_tag
 from groat.tasks.gym_task import HELD_OUT_SEED, NUM_HELD_OUT, NUM_TRAIN, PREFIX, gym_from, gym_problems, gym_reward
 from groat.tasks.judges import Judge, judged
 from groat.tasks.reward_arguments import Answers, check_arguments
@@ -32,6 +33,7 @@ from groat.tasks.verifiers import (
     correct_answer,
     has_correct_answer,
     is_answer_match,
+    is_numeric_match,
     right_steps,
     written_steps,
 )
@@ -145,8 +147,14 @@ def _arithmetic(config: TaskConfig, seed: int) -> Task:
         train=ArithmeticStream(seed, num_steps, opening),
         held_out=held_out_arithmetic(num_steps, opening),
         rewards=_asked_for(config, ("answer", "num_steps", "solution")) or rewards,
-        is_correct=lambda problem, text: has_correct_answer(text, problem.columns["answer"]),
+        is_correct=_says_the_answer,
     )
+
+
+def _says_the_answer(problem: Problem, text: str) -> bool:
+    """Between the last `<answer>` tags, where there are any, or in the last `Answer:` line."""
+    tagged, answer = last_tag(text), problem.columns["answer"]
+    return has_correct_answer(text, answer) if tagged is None else is_numeric_match(tagged, answer)
 
 
 def _asked_for(config: TaskConfig, columns: Sequence[str]) -> tuple[RewardFunction, ...]:

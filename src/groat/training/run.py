@@ -19,6 +19,7 @@ from groat.memory.measure import gib, peak_bytes, resident_bytes
 from groat.model.lora import copy_of
 from groat.model.peft_files import save_peft
 from groat.tasks.judges import shares_won
+from groat.tasks.reflection import ReflectionCounter, reflection_metrics
 from groat.tasks.task import PYTHON_TASK, Task, build_task
 from groat.tracking.before_after import paired_answers
 from groat.tracking.console import Console
@@ -174,6 +175,7 @@ class _Run:
         self._earlier_peak = 0
         self._saved_step: int | None = None
         self._curriculum = _curriculum(config, built.task)
+        self._reflections = ReflectionCounter(config.reflection.phrases) if config.reflection.enabled else None
         self._entropy_control = entropy_control(config)
         self._lessons = built.decision.lessons
         self._cold_start = ColdStart(config, built) if self._lessons.examples else None
@@ -457,6 +459,9 @@ class _Run:
         self._train_seconds += seconds
         metrics = {**result.metrics, **result.update.metrics}
         metrics |= logprob_metrics(result.update.logprob_differences)
+        if self._reflections is not None:
+            texts = [completion.text for group in result.groups for completion in group.completions]
+            metrics |= reflection_metrics(self._reflections, texts)
         if control is not None:
             metrics["entropy_coef"] = control.weight
             control.learn([metrics["entropy"]] if "entropy" in metrics else [])
