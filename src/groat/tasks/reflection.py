@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from groat.tasks.verifiers import READ_CHARACTERS
 
@@ -46,7 +47,7 @@ class ReflectionCounter:
     def count(self, text: str) -> Reflections:
         read = text[-READ_CHARACTERS:]
         answers = [_plain(next(filter(None, groups))) for groups in _ANSWERS.findall(read) if any(groups)]
-        changes = sum(before != after for before, after in zip(answers, answers[1:], strict=False))
+        changes = sum(before != after for before, after in pairwise(answers))
         return Reflections(phrases=len(self._phrases.findall(read.replace(_CURLY, "'"))), revisions=changes)
 
 
