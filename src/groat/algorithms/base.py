@@ -23,6 +23,8 @@ class Needs:
     """Of the policy before the update."""
     entropy_gradient: bool = False
     """The loss has a gradient through `Forward.entropy_N` too."""
+    greedy: bool = False
+    """Whether each token is the likeliest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +46,8 @@ class Forward:
     """With gradients, in nats."""
     entropy_N: Tensor | None = None
     """In nats; with gradients where `Needs.entropy_gradient` asks for them."""
+    is_greedy_N: Tensor | None = None
+    """Whether no token was likelier; where `Needs.greedy` asks for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

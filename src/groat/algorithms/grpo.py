@@ -27,6 +27,7 @@ How we differ from TRL 1.16:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -83,6 +84,10 @@ class GRPO:
             entropy_gradient=config.entropy_coef > 0,
         )
         self.num_iterations = config.num_iterations
+
+    def with_entropy_coef(self, coefficient: float) -> GRPO:
+        """The same with another weight of the entropy."""
+        return GRPO(replace(self.config, entropy_coef=coefficient), self.max_completion_length, self.reward_weights)
 
     def assign_credit(self, groups: Sequence[Group]) -> Credit:
         entropy = self._least_entropy(groups)

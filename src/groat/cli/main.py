@@ -21,6 +21,7 @@ learning (GRPO) on LoRA adapters over a frozen model. It needs no GPU.
 usage: groat COMMAND [...]
 
   train [RECIPE] [flags]   train; without a recipe, the demo: small model, small sums
+  prime [RECIPE] [flags]   only the cold start: learn worked examples
   plan [RECIPE] [flags]    what a run would hold in memory, and what fits a budget
   quantize MODEL           choose 4, 8 or 16 bits for each matrix, and what it costs
   resume RUN               go on with a run that was stopped or killed, bit for bit
@@ -89,6 +90,12 @@ def _train(args: list[str]) -> None:
     from groat.cli.train import train_command
 
     train_command(args)
+
+
+def _prime(args: list[str]) -> None:
+    from groat.cli.train import prime_command
+
+    prime_command(args)
 
 
 def _plan(args: list[str]) -> None:
@@ -161,6 +168,7 @@ def _doctor(args: list[str]) -> None:
 
 _COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "train": _train,
+    "prime": _prime,
     "plan": _plan,
     "quantize": _quantize,
     "resume": _resume,

@@ -34,6 +34,7 @@ def plan_command(args: list[str]) -> None:
     from groat.model.locate import model_folder, read_spec, storage_of_checkpoint
     from groat.model.tokenizer import read_tokenizer
     from groat.tasks.task import build_task
+    from groat.training.lessons import read_lessons
     from groat.training.workload import workload
 
     before = resident_bytes()
@@ -42,7 +43,7 @@ def plan_command(args: list[str]) -> None:
     folder = model_folder(config.model.name)
     spec, tokenizer = read_spec(folder), read_tokenizer(config.model, folder)
     process_bytes = FRAMEWORK + task_bytes + round(TOKENIZER_SHARE * tokenizer.num_bytes)
-    work = workload(config, task, tokenizer, process_bytes)
+    work = workload(config, task, tokenizer, process_bytes, read_lessons(config, tokenizer, spec.max_context))
     sensitivities = known_sensitivities(config.memory, spec, folder)
     known = Known(sensitivities=sensitivities, found=storage_of_checkpoint(folder))
     plan, smallest = plan_memory(config, spec, work, known), smallest_budget(config, spec, work, known)

@@ -13,6 +13,7 @@ from rich.text import Text
 from groat.cli.run_summary import RunSummary
 from groat.config.algorithms import AlgorithmConfig
 from groat.config.tree import RunConfig
+from groat.tasks.reflection import PREFIX
 from groat.tracking.before_after import evaluation_table
 from groat.tracking.printable import one_line, printable
 from groat.tracking.reader import RunReader
@@ -36,6 +37,12 @@ _TABLE_METRICS = {
     "kl": "kl",
     "entropy": "entropy",
 }
+_AHA = {
+    "phrases": "phrases (heuristic)",
+    "share_with_phrases": "in",
+    "revisions": "changed answers (heuristic)",
+    "share_with_revisions": "in",
+}
 _SHARES = {"rewards/correct_answer/mean", "completions/clipped_ratio", "frac_reward_zero_std"}
 
 
@@ -46,13 +53,34 @@ def run_report(summary: RunSummary, config: RunConfig, reader: RunReader) -> Ite
     if rewards:
         yield Text.assemble("\nreward  ", (sparkline(rewards, 60), "cyan"), f"  {_reward_words(summary)}")
         yield _metrics_table(reader)
-    for at, results in reader.evaluations().items():
-        yield evaluation_table("Before training" if at == 0 else f"After step {at}", results)
+        yield from _aha_view(reader)
+    primed = reader.metrics("cold_start/loss")
+    if primed:
+        yield _cold_start_words(primed, reader.metrics("cold_start/token_accuracy"))
+    evaluations = reader.evaluations()
+    for at, results in evaluations.items():
+        yield evaluation_table(_moment(at, min(evaluations)), results)
     events = reader.events()
     if events:
         yield Text(f"\nEvents (the last {_NUM_EVENTS} of {len(events)})" if len(events) > _NUM_EVENTS else "\nEvents")
         for event in events[-_NUM_EVENTS:]:
             yield _event_line(event)
+
+
+def _cold_start_words(losses: Sequence[tuple[int, float]], accuracies: Sequence[tuple[int, float]]) -> Text:
+    first, last = losses[0][1], losses[-1][1]
+    return Text.assemble(
+        "\ncold start  ",
+        (sparkline([value for _, value in losses], 60), "cyan"),
+        f"  {len(losses)} steps, loss {short_number(first)} → {short_number(last)}, "
+        f"tokens right {percent(accuracies[0][1])} → {percent(accuracies[-1][1])}",
+    )
+
+
+def _moment(at: int, first: int) -> str:
+    if at > 0:
+        return f"After step {at}"
+    return "Before training" if at == first else "After the cold start"
 
 
 def _state_words(summary: RunSummary) -> str:
@@ -97,6 +125,30 @@ def _metrics_table(reader: RunReader) -> Table:
     for step in thinned(list(series["reward"]), _NUM_TABLE_STEPS):
         table.add_row(str(step), *(_metric_cell(name, values.get(step)) for name, values in series.items()))
     return table
+
+
+def _aha_view(reader: RunReader) -> Iterator[RenderableType]:
+    """Second thoughts over the steps, as far as words show them."""
+    series = {name: dict(reader.metrics(f"{PREFIX}{name}")) for name in _AHA}
+    if not series["phrases"]:
+        return
+    yield Text.assemble(
+        ("Aha view", "bold"),
+        "  a heuristic: it counts phrases such as “wait” or “let me check”, and answers that change, not thoughts",
+    )
+    yield Text.assemble("phrases per completion  ", (sparkline(list(series["phrases"].values()), 60), "cyan"))
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for title in ("step", *_AHA.values()):
+        table.add_column(title, justify="right")
+    for step in thinned(list(series["phrases"]), _NUM_TABLE_STEPS):
+        table.add_row(str(step), *(_aha_cell(name, values.get(step)) for name, values in series.items()))
+    yield table
+
+
+def _aha_cell(name: str, value: float | None) -> str:
+    if value is None:
+        return ""
+    return percent(value) if name.startswith("share") else short_number(value)
 
 
 def _metric_cell(name: str, value: float | None) -> str:

@@ -46,11 +46,11 @@ def summarize(folder: RunFolder) -> RunSummary:
 
 
 def primary_accuracy(results: Mapping[str, Evaluation]) -> float | None:
-    """The figure that stands for an evaluation: avg@k where there is one, else the first."""
+    """The figure that stands for an evaluation: avg@k where there is one, else the first; a win rate is none."""
     for name, result in results.items():
         if name.startswith("avg@"):
             return result.value
-    return next((result.value for result in results.values()), None)
+    return next((result.value for name, result in results.items() if name != "win_rate"), None)
 
 
 def _state(folder: RunFolder) -> str:
@@ -70,11 +70,11 @@ def _figures(path: str, state: str, max_steps: int, reader: RunReader) -> RunSum
     return RunSummary(
         path=path,
         state=state,
-        steps=reader.last_step() or 0,
+        steps=max(0, reader.last_step() or 0),
         max_steps=max_steps,
         first_reward=_mean(rewards[:num_ends]),
         last_reward=_mean(rewards[-num_ends:]),
-        accuracy_before=primary_accuracy(evaluations.get(0, {})),
+        accuracy_before=primary_accuracy(evaluations[first]) if (first := min(evaluations, default=1)) <= 0 else None,
         accuracy_after=primary_accuracy(evaluations[later[-1]]) if later else None,
         peak_gib=max(peaks, default=None),
         seconds=sum(times) if times else None,

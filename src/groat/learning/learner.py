@@ -21,6 +21,7 @@ from groat.model.lora import Adapter
 from groat.model.recompute import Recompute
 from groat.types import Completion, FinishReason, Group, Problem, Prompt, Sample
 
+_NOTHING = Needs()
 Progress = Callable[[int], None]
 """Called with the number of tokens a micro-batch has finished."""
 
@@ -73,19 +74,21 @@ class Learner:
         self._num_updates = num_updates
         self._parameters = list(adapter.named_tensors().values())
         self._optimizer = build_optimizer(self._parameters, config)
+        self.reference: Adapter | None = None
+        """The policy that reference log-probs are those of; None: the base, with no adapter."""
 
     @property
     def adapter(self) -> Adapter:
         return self._adapter
 
     def score(self, groups: Sequence[Group], needs: Needs, progress: Progress = lambda _: None) -> list[Group]:
-        """Fill in what an algorithm asks for: log-probs, `old` under the adapter and `reference` with it off, and
+        """Fill in what an algorithm asks for: log-probs, `old` under the adapter and `reference` under `reference`, and
         entropies under the adapter."""
         wanted = {"old_logprobs": needs.old_logprobs, "entropies": needs.entropies}
         if names := [name for name, is_wanted in wanted.items() if is_wanted]:
             groups = self._scored(groups, names, self._adapter, progress)
         if needs.reference_logprobs:
-            groups = self._scored(groups, ["reference_logprobs"], None, progress)
+            groups = self._scored(groups, ["reference_logprobs"], self.reference, progress)
         return list(groups)
 
     def update(self, credit: Credit, algorithm: Algorithm, progress: Progress = lambda _: None) -> Update:
@@ -174,7 +177,7 @@ class Learner:
         differences: list[torch.Tensor] = []
         num_tokens = 0
         for microbatch in self._fitting(credit.samples):
-            forward = self._forward(microbatch, self._adapter, entropy_gradient=algorithm.needs.entropy_gradient)
+            forward = self._forward(microbatch, self._adapter, algorithm.needs)
             loss = algorithm.loss(forward, microbatch.targets, credit.totals)
             torch.autograd.backward(loss.total)
             losses.append(replace(loss, total=loss.total.detach()))
@@ -202,7 +205,7 @@ class Learner:
         limit = self._config.max_grad_norm or math.inf
         return torch.nn.utils.clip_grad_norm_(self._parameters, limit).item()
 
-    def _forward(self, microbatch: MicroBatch, adapter: Adapter | None, *, entropy_gradient: bool = False) -> Forward:
+    def _forward(self, microbatch: MicroBatch, adapter: Adapter | None, needs: Needs = _NOTHING) -> Forward:
         hidden_TH = self._decoder.hidden_of_trees(
             microbatch.token_ids_T,
             microbatch.positions_T,
@@ -210,15 +213,17 @@ class Learner:
             adapter,
             recompute=self._plan.recompute if torch.is_grad_enabled() else None,
         )
+        is_greedy_N = torch.empty(len(microbatch.predictor_N), dtype=torch.bool) if needs.greedy else None
         logprobs_N, entropy_N = chunked_logprobs(
             self._decoder.final_norm(hidden_TH.index_select(0, microbatch.predictor_N)),
             self._decoder.weights.head_VH,
             microbatch.targets.token_ids_N,
             self._temperature,
             self._plan.head_chunk_tokens,
-            entropy_gradient=entropy_gradient,
+            entropy_gradient=needs.entropy_gradient,
+            is_greedy_N=is_greedy_N,
         )
-        return Forward(logprobs_N=logprobs_N, entropy_N=entropy_N)
+        return Forward(logprobs_N=logprobs_N, entropy_N=entropy_N, is_greedy_N=is_greedy_N)
 
     @torch.no_grad()
     def _scored(

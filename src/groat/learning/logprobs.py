@@ -25,12 +25,15 @@ class _ChunkedLogprobs(torch.autograd.Function):
         temperature: float,
         chunk: int,
         entropy_gradient: bool,
+        is_greedy_N: torch.Tensor | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         logprobs_N, lse_N, entropy_N = (rows_NH.new_empty(len(rows_NH)) for _ in range(3))
         grad_NH = room_like(rows_NH, *rows_NH.shape) if ctx.needs_input_grad[0] else None
         entropy_grad_NH = torch.empty_like(rows_NH) if ctx.needs_input_grad[0] and entropy_gradient else None
         ones_N = rows_NH.new_full((len(rows_NH),), 1 / temperature)
         for part, logits_CV in _logits(rows_NH, head_VH, temperature, chunk):
+            if is_greedy_N is not None:
+                is_greedy_N[part] = logits_CV.gather(1, token_ids_N[part, None])[:, 0] >= logits_CV.amax(1)
             logprobs_N[part], lse_N[part], entropy_N[part] = token_logprobs(logits_CV, token_ids_N[part])
             if entropy_grad_NH is not None:
                 gradient_CV = _entropy_gradient(logits_CV, lse_N[part], entropy_N[part], temperature)
@@ -44,12 +47,12 @@ class _ChunkedLogprobs(torch.autograd.Function):
         return logprobs_N, entropy_N
 
     @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None, None, None, None]:
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None, None, None, None, None]:
         grad_NH, entropy_grad_NH = ctx.saved_tensors
         total_NH = grad_NH * grads[0][:, None]
         if entropy_grad_NH is not None:
             total_NH.addcmul_(entropy_grad_NH, grads[1][:, None])
-        return total_NH, None, None, None, None, None
+        return total_NH, None, None, None, None, None, None
 
 
 def _entropy_gradient(
@@ -79,14 +82,15 @@ def chunked_logprobs(
     chunk: int,
     *,
     entropy_gradient: bool = False,
+    is_greedy_N: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-probs (differentiable) and entropies (only if asked for) of N tokens in nats, under the policy at
-    `temperature`.
+    `temperature`. A tensor of yes and no is filled with whether each token was the likeliest.
 
     `rows_NH` are final-normed hidden states. At most `chunk` x V logits exist at one time; a gradient of the entropy
     takes two more of these, and another N x H until backward.
     """
     return cast(
         tuple[torch.Tensor, torch.Tensor],
-        _ChunkedLogprobs.apply(rows_NH, head_VH, token_ids_N, temperature, chunk, entropy_gradient),
+        _ChunkedLogprobs.apply(rows_NH, head_VH, token_ids_N, temperature, chunk, entropy_gradient, is_greedy_N),
     )

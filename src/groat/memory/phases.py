@@ -16,11 +16,15 @@ from groat.memory.sizes import (
     layer_workspace_bytes,
     optimizer_bytes,
     rows_bytes,
+    scoring_bytes,
 )
 from groat.memory.workload import Workload
 from groat.model.recompute import Recompute
 from groat.model.spec import ModelSpec
 from groat.types import KVStorage, Optim
+
+REWARD_WORKERS = "reward workers"
+"""The component that other processes hold."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,8 +78,16 @@ def sample_bytes(spec: ModelSpec, work: Workload, way: Way, kv: KVStorage) -> di
 
 def learn_bytes(spec: ModelSpec, work: Workload, way: Way, rank: int) -> dict[str, int]:
     """While learning, beside what is always held."""
-    tokens = work.filled(way.microbatch_tokens)
     cost = learn_cost(spec, way, rank, trains_entropy=work.trains_entropy)
+    return _learn_bytes(spec, way, rank, cost, work.filled(way.microbatch_tokens))
+
+
+def prime_bytes(spec: ModelSpec, work: Workload, way: Way, rank: int) -> dict[str, int]:
+    """While worked examples are learned, beside what is always held."""
+    return _learn_bytes(spec, way, rank, learn_cost(spec, way, rank), work.filled_by_examples(way.microbatch_tokens))
+
+
+def _learn_bytes(spec: ModelSpec, way: Way, rank: int, cost: LearnCost, tokens: int) -> dict[str, int]:
     kept = "activations" if way.recompute is None else "layer inputs"
     return {
         "gradients": adapter_bytes(spec, rank),
@@ -84,12 +96,12 @@ def learn_bytes(spec: ModelSpec, work: Workload, way: Way, rank: int) -> dict[st
     }
 
 
-def score_bytes(spec: ModelSpec, work: Workload, way: Way) -> dict[str, int]:
-    """While log-probs are found that an algorithm asks for: a forward that keeps nothing, then the head."""
+def score_bytes(spec: ModelSpec, work: Workload, way: Way, rank: int) -> dict[str, int]:
+    """While log-probs are found that an algorithm asks for: a forward, a layer at a time, then the head."""
     tokens = work.filled(way.microbatch_tokens)
     return {
         "hidden states": rows_bytes(spec) * tokens,
-        "workspace": max(forward_bytes(spec) * tokens, head_chunk_bytes(spec, way.head_chunk_tokens)),
+        "workspace": max(scoring_bytes(spec, rank) * tokens, head_chunk_bytes(spec, way.head_chunk_tokens)),
     }
 
 
@@ -126,10 +138,15 @@ def phases(
         "adapter": adapter_bytes(spec, trained.rank),
         "optimizer": optimizer_bytes(spec, trained.rank, trained.optim),
         **({"spare": spare} if spare else {}),
+        **({REWARD_WORKERS: work.worker_bytes} if work.worker_bytes else {}),
     }
+    primes = {"PRIME": held | prime_bytes(spec, work, way, trained.rank)} if work.longest_example else {}
+    if work.holds_primed_policy:
+        held["reference"] = adapter_bytes(spec, trained.rank)
     return {
         "LOAD": {"framework": work.process_bytes, "weights": loading},
+        **primes,
         "SAMPLE": held | sample_bytes(spec, work, way, kv),
-        "SCORE": held | score_bytes(spec, work, way),
+        "SCORE": held | score_bytes(spec, work, way, trained.rank),
         "LEARN": held | learn_bytes(spec, work, way, trained.rank),
     }

@@ -13,7 +13,7 @@ from groat.config.sizes import parse_size
 from groat.config.tree import MemoryConfig, RunConfig, SavedInputs
 from groat.memory.dynamic import DynamicKinds, Known, measuring_seconds
 from groat.memory.measure import amount, available_bytes, gib, resident_bytes
-from groat.memory.phases import LearnCost, Trained, Way, learn_cost, phases
+from groat.memory.phases import REWARD_WORKERS, LearnCost, Trained, Way, learn_cost, phases
 from groat.memory.sizes import SPARE_ROOMS, loading_bytes, matrices, reading_bytes, weight_bytes
 from groat.memory.workload import Workload
 from groat.model.recompute import Recompute
@@ -80,6 +80,14 @@ class MemoryPlan:
     @property
     def peak_bytes(self) -> int:
         return max(sum(components.values()) for components in self.phases.values())
+
+    @property
+    def own_phases(self) -> Mapping[str, int]:
+        """Bytes by phase that this process holds: without the workers of rewards."""
+        return {
+            phase: sum(size for name, size in components.items() if name != REWARD_WORKERS)
+            for phase, components in self.phases.items()
+        }
 
     @property
     def needed_bytes(self) -> int:

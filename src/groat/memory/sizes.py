@@ -12,6 +12,8 @@ _FLOAT = 4
 _PLAIN = Storage()
 _READ_AT_ONCE = 32 * 2**20
 """Rows read at one time as the file has them, in fp32, and being stored; and the scales of an NF4 matrix."""
+_ROUNDED_ROW = 512
+"""Numbers that a quantized product rounds a block of a row in, beside the row itself."""
 HEAD_ROWS = 64
 """Tokens whose logits exist at one time while sensitivities are measured."""
 FRAMEWORK = 290 * 2**20
@@ -113,6 +115,15 @@ def forward_bytes(spec: ModelSpec) -> int:
     """Per token: the largest temporaries of a forward that keeps nothing."""
     attention = 2 * (spec.query_size + 2 * spec.kv_size) + spec.query_size
     return _FLOAT * (3 * spec.hidden_size + max(attention, 3 * spec.intermediate_size))
+
+
+def scoring_bytes(spec: ModelSpec, rank: int) -> int:
+    """Per token: the most of a forward that finds log-probs. A compiled layer has its input and output, what its
+    backward would need, what it computes in, and a row rounded for a quantized product."""
+    hidden, inner, heads = spec.hidden_size, spec.intermediate_size, spec.query_size + 2 * spec.kv_size
+    computed_in = max(heads + hidden, hidden + inner) + inner + _ROUNDED_ROW
+    compiled = layer_activation_bytes(spec, rank) + _FLOAT * (hidden + computed_in)
+    return max(forward_bytes(spec), compiled)
 
 
 def rows_bytes(spec: ModelSpec) -> int:

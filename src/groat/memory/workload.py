@@ -35,6 +35,12 @@ class Workload:
     """Completions of a prompt that a micro-batch cannot be without, if it has one of them."""
     trains_entropy: bool = False
     """The head keeps a gradient of the entropy too."""
+    longest_example: int = 0
+    """Of a cold start's worked examples; 0: there is none."""
+    holds_primed_policy: bool = False
+    """The adapter as the cold start left it is kept beside the trained one."""
+    worker_bytes: int = 0
+    """Held by the worker processes of rewards, which are counted in the budget."""
 
     @classmethod
     def of(
@@ -43,6 +49,8 @@ class Workload:
         prompt: int = _TYPICAL_PROMPT,
         shared_prompt: int = 0,
         process_bytes: int = FRAMEWORK,
+        longest_example: int = 0,
+        worker_bytes: int = 0,
     ) -> Workload:
         sampling = config.sampling
         return cls(
@@ -60,11 +68,18 @@ class Workload:
             or sampling.repetition_penalty != 1,
             samples_per_loss=config.algorithm.samples_per_loss,
             trains_entropy=config.algorithm.trains_entropy,
+            longest_example=longest_example,
+            holds_primed_policy=config.holds_primed_policy,
+            worker_bytes=worker_bytes,
         )
 
     @property
     def longest(self) -> int:
         return self.prompt + self.completion
+
+    def filled_by_examples(self, tokens: int) -> int:
+        """What worked examples fill at most of a micro-batch of `tokens`; the longest one always goes in."""
+        return max(self.longest_example, tokens)
 
     @property
     def step_tokens(self) -> int:

@@ -23,6 +23,22 @@ CHATML_TEMPLATE = """\
 {%- endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"""
 """For models without a template that know ChatML's tokens."""
 
+R1_ZERO_TEMPLATE = """\
+{% if messages[0]['role'] != 'system' -%}
+A User asks a question, and an Assistant answers it. The Assistant first thinks the question through, step by step, \
+and then gives the answer. The thoughts stand between <think> and </think>, the answer stands between <answer> and \
+</answer>, like this: <think> thoughts </think> <answer> answer </answer>
+
+{% endif %}{% for message in messages -%}
+{{ {'system': '', 'user': 'User: ', 'assistant': 'Assistant: '}[message['role']] + message['content'] }}
+
+{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"""
+"""For base models: asks in words for thinking before the answer, as DeepSeek-R1-Zero's template does (arXiv:2501.12948,
+table 1). A system turn takes the place of its opening."""
+
+TEMPLATES: Mapping[str, str] = {"plain": PLAIN_TEMPLATE, "chatml": CHATML_TEMPLATE, "r1_zero": R1_ZERO_TEMPLATE}
+"""By the names that a recipe may give."""
+
 _MOST_SOURCE_CHARACTERS = 2**20
 
 

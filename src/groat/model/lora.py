@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -62,6 +62,19 @@ class Adapter:
                 for part, b_NR in enumerate(pair.bs_NR):
                     named[f"layers.{index}.{name}.b.{part}"] = b_NR
         return named
+
+
+def copy_of(adapter: Adapter) -> Adapter:
+    """The same numbers in tensors of its own, which nothing trains."""
+
+    def pair(old: LoraPair) -> LoraPair:
+        return LoraPair(a_RK=old.a_RK.detach().clone(), bs_NR=tuple(b_NR.detach().clone() for b_NR in old.bs_NR))
+
+    layers = [
+        LayerAdapter(qkv=pair(old.qkv), output=pair(old.output), gate_up=pair(old.gate_up), down=pair(old.down))
+        for old in adapter.layers
+    ]
+    return replace(adapter, layers=tuple(layers))
 
 
 def new_adapter(spec: ModelSpec, config: LoraConfig, generator: torch.Generator) -> Adapter:

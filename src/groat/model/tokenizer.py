@@ -14,7 +14,7 @@ from typing import Any, cast
 import tokenizers
 
 from groat.config.tree import ModelConfig
-from groat.model.chat_template import CHATML_TEMPLATE, PLAIN_TEMPLATE, ChatTemplate
+from groat.model.chat_template import CHATML_TEMPLATE, PLAIN_TEMPLATE, TEMPLATES, ChatTemplate
 from groat.model.control_tokens import ControlTokens
 from groat.model.files import read_json_object_if_there, read_text
 from groat.types import Message, UserError
@@ -54,16 +54,20 @@ class Tokenizer:
         self.vocab_size = max(backend.get_vocab().values()) + 1
         """One more than the largest token id."""
         self._control = ControlTokens(backend, self.stop_token_ids)
+        self._end_token_id = _end_token_id(backend, special_tokens, self.stop_token_ids)
 
     @classmethod
     def from_folder(
-        cls, folder: Path, chat_template_file: Path | None = None, model_name: str | None = None
+        cls, folder: Path, chat_template: Path | str | None = None, model_name: str | None = None
     ) -> Tokenizer:
-        """Read tokenizer.json and its companions; a UserError names the file that is missing or damaged."""
+        """Read tokenizer.json and its companions; a UserError names the file that is missing or damaged.
+
+        `chat_template`: a file, or the name of one of `TEMPLATES`.
+        """
         config = read_json_object_if_there(folder / "tokenizer_config.json")
         backend = _backend(folder)
         special_tokens = _special_tokens(config)
-        own = _own_template(folder, config, chat_template_file)
+        own = _own_template(folder, config, chat_template)
         template = own or _default_template(backend, model_name or folder.name)
         return cls(
             backend,
@@ -90,6 +94,35 @@ class Tokenizer:
             has_bos = ids[: len(self._bos_token_ids)] == self._bos_token_ids
             return ids if has_bos else self._bos_token_ids + ids
         return self.encode_chat(problem_prompt, tools)
+
+    def encode_answer(self, prompt: str | Sequence[Message], answer: str) -> list[int]:
+        """What the model would have to draw after `encode_prompt(prompt)` to write this answer and end it: of a chat,
+        what the template makes of the assistant's turn, up to the first token that ends a completion."""
+        if isinstance(prompt, str):
+            return self._ended(self.encode(answer))
+        turn = {"role": "assistant", "content": answer}
+        _check_messages([*prompt, turn])
+        hidden = self._hidden([*prompt, turn])
+        start = self._template.render(hidden[:-1], self._special_tokens)
+        whole = self._template.render(hidden, self._special_tokens, add_generation_prompt=False)
+        # Some templates write the turn that is answered otherwise than one that was: Qwen3's, around its thinking.
+        written = whole.removeprefix(start) if whole.startswith(start) else hidden[-1]["content"]
+        first_ids, ids = self._control.encode_hidden(start), self._control.encode_hidden(start + written)
+        # Tokens of prompt and answer never merge when an answer is drawn.
+        begins_alike = ids[: len(first_ids)] == first_ids
+        return self._ended(ids[len(first_ids) :] if begins_alike else self._control.encode_hidden(written))
+
+    def _ended(self, ids: Sequence[int]) -> list[int]:
+        """Up to the first stop token; where there is none, with one, if the model has any, after the last word."""
+        end = next((place for place, token in enumerate(ids) if token in self.stop_token_ids), None)
+        if end is not None:
+            return list(ids[: end + 1])
+        return [*self._without_blank_end(ids), *([] if self._end_token_id is None else [self._end_token_id])]
+
+    def _without_blank_end(self, ids: Sequence[int]) -> Sequence[int]:
+        """What a template writes between turns is no part of an answer."""
+        last = next((place for place in reversed(range(len(ids))) if self.decode(ids[place : place + 1]).strip()), -1)
+        return ids[: last + 1]
 
     def encode_chat(
         self,
@@ -165,7 +198,8 @@ class Tokenizer:
 
 def read_tokenizer(config: ModelConfig, folder: Path) -> Tokenizer:
     """The tokenizer in a model's folder, with the chat template that the user chose, if any."""
-    template = None if config.chat_template is None else Path(config.chat_template).expanduser()
+    asked = config.chat_template
+    template = asked if asked is None or asked in TEMPLATES else Path(asked).expanduser()
     return Tokenizer.from_folder(folder, template, model_name=config.name)
 
 
@@ -222,9 +256,11 @@ def _special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
     return tokens
 
 
-def _own_template(folder: Path, config: Mapping[str, Any], file: Path | None) -> ChatTemplate | None:
-    if file is not None:
-        return ChatTemplate(read_text(file), f"model.chat_template ({file})")
+def _own_template(folder: Path, config: Mapping[str, Any], asked: Path | str | None) -> ChatTemplate | None:
+    if isinstance(asked, str):
+        return ChatTemplate(TEMPLATES[asked], f"groat's {asked} template")
+    if asked is not None:
+        return ChatTemplate(read_text(asked), f"model.chat_template ({asked})")
     if (path := folder / "chat_template.jinja").exists():
         return ChatTemplate(read_text(path), str(path))
     source: Any = config.get("chat_template")
@@ -270,6 +306,14 @@ def _stop_token_ids(
     for name in ("generation_config.json", "config.json"):
         stops |= _eos_in(folder / name, max(vocab.values()))
     return stops
+
+
+def _end_token_id(
+    backend: tokenizers.Tokenizer, special_tokens: Mapping[str, str], stop_token_ids: frozenset[int]
+) -> int | None:
+    """The stop token to write where a template writes none: eos where it is named."""
+    eos = backend.token_to_id(special_tokens.get("eos_token", ""))
+    return min(stop_token_ids, default=None) if eos is None else eos
 
 
 def _eos_in(path: Path, largest_id: int) -> set[int]:

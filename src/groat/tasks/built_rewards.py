@@ -17,7 +17,7 @@ class BuiltReward:
 
     `most_seconds` says how long that many completions can take, for rewards that limit each of them by themselves:
     the grader then waits so long, whatever its own limit. `close` gives back what the reward holds, such as worker
-    processes; a later call takes it again.
+    processes; a later call takes it again. `worker_bytes` is what those hold, all together.
     """
 
     def __init__(
@@ -28,10 +28,12 @@ class BuiltReward:
         *,
         most_seconds: Callable[[int], float] | None = None,
         close: Callable[[], None] | None = None,
+        worker_bytes: int = 0,
     ) -> None:
         self.__name__ = name
         self.__signature__ = _signature(columns)
         self.most_seconds = most_seconds
+        self.worker_bytes = worker_bytes
         self._score = score
         self._close = close
 

@@ -23,6 +23,8 @@ class Checking:
     """How rules are run in workers. `rule` is `package.module:function`; it returns a value and why."""
 
     rule: str
+    resident_mib: int
+    """What a worker holds with all that the rule imports, measured on Linux with Python 3.11."""
     timeout_seconds: float
     memory_mib: int
     num_workers: int
@@ -63,8 +65,9 @@ def checked_reward(
         decided = iter([_verdict(outcome, limits.seconds) for outcome in outcomes])
         return [next(decided) if isinstance(call, Mapping) else call for call in asked]
 
+    held = checking.num_workers * checking.resident_mib * 2**20
     columns = ("log_metric",) if column is None else ("log_metric", column)
-    return BuiltReward(name, score, columns, most_seconds=pool.most_seconds, close=pool.close)
+    return BuiltReward(name, score, columns, most_seconds=pool.most_seconds, close=pool.close, worker_bytes=held)
 
 
 def need(name: str, module: str, package: str, extra: str) -> None:

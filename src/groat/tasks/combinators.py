@@ -69,6 +69,7 @@ def _combined(name: str, rewards: Sequence[Reward], combine: Callable[..., Expla
         _parameters(rewards),
         most_seconds=(lambda number: sum(most(number) for most in limited)) if limited else None,
         close=lambda: _close_all(built),
+        worker_bytes=sum(reward.worker_bytes for reward in built),
     )
 
 

@@ -76,6 +76,7 @@ def gym_reward(
     """
     checking = Checking(
         rule="groat.tasks.gym_checker:judge",
+        resident_mib=125,
         timeout_seconds=timeout_seconds,
         memory_mib=memory_mib,
         num_workers=num_workers,

@@ -16,6 +16,8 @@ from groat.tasks.reward_values import BadValueError
 from groat.tasks.verifiers import Completions
 from groat.types import UserError
 
+RESIDENT_BYTES = 36 * 2**20
+"""Of a worker, measured on Linux with Python 3.11; what the file itself imports comes on top."""
 _HOOKS = ("log_metric", "log_extra")
 
 
@@ -58,6 +60,7 @@ def isolated(
         [_by_name(parameter) for name, parameter in parameters.items() if name != "completions"],
         most_seconds=lambda _: START_SECONDS + timeout_seconds + 1,
         close=worker.close,
+        worker_bytes=RESIDENT_BYTES,
     )
 
 

@@ -37,6 +37,7 @@ def json_schema(
     loaded = _loaded(schema)
     checking = Checking(
         rule="groat.tasks.json_schemas:judge",
+        resident_mib=39,
         timeout_seconds=timeout_seconds,
         memory_mib=memory_mib,
         num_workers=num_workers,

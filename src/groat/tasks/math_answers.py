@@ -52,6 +52,7 @@ def math_answer(
     way = checked_extraction(extract)
     checking = Checking(
         rule="groat.tasks.math_checker:judge",
+        resident_mib=76,
         timeout_seconds=timeout_seconds,
         memory_mib=memory_mib,
         num_workers=num_workers,

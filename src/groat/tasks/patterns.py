@@ -34,6 +34,7 @@ def regex(
         raise UserError(f"regex: {pattern!r} is no regular expression: {error}") from error
     checking = Checking(
         rule="groat.tasks.patterns:judge",
+        resident_mib=36,
         timeout_seconds=timeout_seconds,
         memory_mib=memory_mib,
         num_workers=num_workers,

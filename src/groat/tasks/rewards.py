@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import traceback
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -165,6 +165,11 @@ def _reward(total: float, parts: Mapping[str, float | None]) -> Reward:
         parts={name: None if part is None else float(part) for name, part in parts.items()},
         reasons={name: part.why for name, part in parts.items() if isinstance(part, Explained)},
     )
+
+
+def worker_bytes(rewards: Iterable[RewardFunction]) -> int:
+    """What their worker processes hold while a run goes on."""
+    return sum(built.worker_bytes for reward in rewards if (built := _built(reward)))
 
 
 def _built(reward: RewardFunction) -> BuiltReward | None:

@@ -21,12 +21,14 @@ from groat.tasks.countdown import (
     held_out_countdown,
 )
 from groat.tasks.environments import Environments
+from groat.tasks.extraction import last_tag
 from groat.tasks.gym_task import HELD_OUT_SEED, NUM_HELD_OUT, NUM_TRAIN, PREFIX, gym_from, gym_problems, gym_reward
 from groat.tasks.hub_rows import PREFIX as HUB_PREFIX
 from groat.tasks.hub_rows import read_dataset
+from groat.tasks.judges import Judge, judged
 from groat.tasks.large_arithmetic import LARGE, called_answer, called_numbers, large_opening
 from groat.tasks.reward_arguments import Answers, check_arguments
-from groat.tasks.reward_loading import GivenFunctions, reward_functions
+from groat.tasks.reward_loading import GivenFunctions, load_reward, reward_functions
 from groat.tasks.rewards import Grader, RewardFunction
 from groat.tasks.rows import problems_from_rows, split_held_out
 from groat.tasks.tables import ENDINGS, read_rows
@@ -36,6 +38,7 @@ from groat.tasks.verifiers import (
     correct_answer,
     has_correct_answer,
     is_answer_match,
+    is_numeric_match,
     right_steps,
     written_steps,
 )
@@ -62,16 +65,22 @@ class Task:
     held_out: Sequence[Problem]
     """The same whatever the seed."""
     rewards: tuple[RewardFunction, ...]
-    is_correct: Judgement
+    is_correct: Judgement | None
     """How evaluation judges a text: by the answer; for rows with reward functions of their own, the first one gives
-    1 or more (it is called with that one completion, and with no completion ids)."""
+    1 or more (it is called with that one completion, and with no completion ids). None: only the judge can tell."""
+    judge: Judge | None = None
+    """What compares answers in place of reward functions; evaluation then compares with the answers before training."""
     environments: Environments | None = None
     """What completions talk to; None: each is one turn."""
 
 
 def build_task(config: TaskConfig, seed: int) -> Task:
     """`seed` chooses the training problems of built-in tasks, or the order of a file's rows."""
-    return replace(_without_environments(config, seed), environments=environments_from(config))
+    task = replace(_without_environments(config, seed), environments=environments_from(config))
+    if config.judge is None:
+        return task
+    judge = load_reward(config.judge)
+    return replace(task, judge=judge, rewards=(judged(judge),))
 
 
 def _without_environments(config: TaskConfig, seed: int) -> Task:
@@ -99,14 +108,17 @@ def _without_environments(config: TaskConfig, seed: int) -> Task:
     else:
         held_out = _problems_of(config.eval_name, config)
         _warn_of_overlap(train, held_out, config.eval_name)
-    rewards, is_correct = _judges(
-        train,
-        held_out,
-        config.reward_funcs,
-        config.reward_weights,
-        config.reward_timeout_seconds,
-        _isolated_seconds(config),
-    )
+    if config.judge is not None and not all("answer" in problem.columns for problem in (*train, *held_out)):
+        rewards, is_correct = (), None
+    else:
+        rewards, is_correct = _judges(
+            train,
+            held_out,
+            config.reward_funcs,
+            config.reward_weights,
+            config.reward_timeout_seconds,
+            _isolated_seconds(config),
+        )
     name = Path(config.name).stem
     ordered = _shuffled(train, seed) if config.shuffle_dataset else train
     return Task(name=name, train=ordered, held_out=held_out, rewards=rewards, is_correct=is_correct)
@@ -150,7 +162,7 @@ def _arithmetic(config: TaskConfig, seed: int) -> Task:
         train=ArithmeticStream(seed, num_steps, opening),
         held_out=held_out_arithmetic(num_steps, opening),
         rewards=_asked_for(config, ("answer", "num_steps", "solution")) or rewards,
-        is_correct=lambda problem, text, _=(): has_correct_answer(text, problem.columns["answer"]),
+        is_correct=_says_the_answer,
     )
 
 
@@ -169,6 +181,13 @@ def _large_arithmetic(config: TaskConfig, seed: int) -> Task:
         rewards=_asked_for(config, ("answer", "num_steps", "solution")) or rewards,
         is_correct=lambda problem, text, _=(): has_correct_answer(text, problem.columns["answer"]),
     )
+
+
+def _says_the_answer(problem: Problem, text: str, turns: Sequence[Turn] = (), /) -> bool:
+    """Between the last `<answer>` tags, where there are any, or in the last `Answer:` line."""
+    del turns
+    tagged, answer = last_tag(text), problem.columns["answer"]
+    return has_correct_answer(text, answer) if tagged is None else is_numeric_match(tagged, answer)
 
 
 def _asked_for(config: TaskConfig, columns: Sequence[str]) -> tuple[RewardFunction, ...]:

@@ -125,6 +125,9 @@ def _side_by_side(pair: AnswerPair) -> Table:
 
 
 def _verdict(when: str, answer: AnswerRow) -> Text:
+    if answer.kind == "judged":
+        words = "" if when == "before" else ": better by the judge" if answer.correct else ": not better by the judge"
+        return Text.assemble((when, "bold"), (words, "green" if answer.correct else "dim"))
     style = "green" if answer.correct else "red"
     return Text.assemble((f"{when}: ", "bold"), ("correct" if answer.correct else "wrong", style))
 

@@ -78,10 +78,11 @@ class Console:
                 self._close_live()
         self._tell_phase_done(phase)
 
-    def start_run(self, max_steps: int, first_step: int = 1) -> None:
+    def start_run(self, max_steps: int, first_step: int = 1, what: str = "Training") -> None:
         """`first_step` is the first one this process trains: 1, or more in a resumed run."""
         self._run = RunProgress(max_steps=max_steps, step=first_step - 1)
-        self.note(f"Training: steps {first_step} to {max_steps}")
+        self._columns = []
+        self.note(f"{what}: steps {first_step} to {max_steps}")
 
     def step(self, step: int, metrics: Mapping[str, float], timings: Mapping[str, float]) -> None:
         """A line for a finished step."""
@@ -94,7 +95,7 @@ class Console:
             self._print_row(step, figures)
         else:
             self._print_line(f"step {step}/{self._run.max_steps}: {step_sentence(figures)}{self._run_eta()}")
-        if is_first and abs(figures.get("loss", 1.0)) < 0.05:
+        if is_first and "reward" in figures and abs(figures.get("loss", 1.0)) < 0.05:
             self._rich.print(Text(LOSS_SENTENCE, style="dim italic"))
 
     def note(self, message: str) -> None:

@@ -51,10 +51,11 @@ class AnswerRow:
 
     problem_id: str
     kind: str
-    """How it was drawn, such as `greedy`."""
+    """How it was drawn, `greedy`; `judged` is greedy too, and compared with the answer before training."""
     prompt_text: str
     text: str
     correct: bool
+    """Or, where it was judged, better than the answer before training."""
     reference: str
     """The answer that was wanted."""
 

@@ -76,6 +76,7 @@ def _memory(figures: Figures) -> str:
 
 _LOGP = "sampling/sampling_logp_difference/max"
 _CORRECT = "rewards/correct_answer/mean"
+_TOKENS = "token_accuracy"
 _CLIPPED = "completions/clipped_ratio"
 _ZERO_STD = "frac_reward_zero_std"
 
@@ -87,6 +88,7 @@ _COLUMNS = (
     Column("clipped", 7, _CLIPPED, lambda of: percent(of[_CLIPPED]), "clipped {}", lambda of: of[_CLIPPED] > 0.25),
     Column("zero-std", 8, _ZERO_STD, lambda of: percent(of[_ZERO_STD]), "zero-std {}", lambda of: of[_ZERO_STD] > 0.75),
     Column("loss", 8, "loss", lambda of: short_number(of["loss"]), "loss {}"),
+    Column("tokens right", 12, _TOKENS, lambda of: percent(of[_TOKENS]), "tokens right {}"),
     Column("grad", 6, "grad_norm", lambda of: short_number(of["grad_norm"]), "grad norm {}"),
     Column("kl", 7, "kl", lambda of: short_number(of["kl"]), "kl {}"),
     Column("GiB/peak", 11, "memory_gib", _memory, "memory {} GiB"),

@@ -44,7 +44,7 @@ def short_number(value: float) -> str:
 
 def is_share(name: str) -> bool:
     """Whether an evaluation's figure of this name is a share of problems or answers."""
-    return name.startswith(("avg@", "pass@", "maj@", "greedy")) or "accuracy" in name
+    return name.startswith(("avg@", "pass@", "maj@", "greedy", "win_rate")) or "accuracy" in name
 
 
 def with_interval(name: str, result: Evaluation) -> str:

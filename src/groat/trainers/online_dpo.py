@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from groat.tasks.judges import Judge, judged
+from groat.tasks.task import Task
 from groat.trainers.arguments import Model, RewardFunc, refuse_others, shared_others
 from groat.trainers.config import OnlineDPOConfig
 from groat.trainers.trainer import Trainer
@@ -51,6 +53,7 @@ class OnlineDPOTrainer(Trainer):
             if reward_funcs is not None:
                 raise UserError("judge and reward_funcs are given: one of them says which answer is better")
             reward_funcs = judged(judge).function
+        self._judge = judge
         super().__init__(
             model,
             reward_funcs,
@@ -61,3 +64,7 @@ class OnlineDPOTrainer(Trainer):
             callbacks=callbacks,
             peft_config=peft_config,
         )
+
+    def _task_from(self, reward_funcs: Sequence[RewardFunc], train_dataset: Any, eval_dataset: Any) -> Task:
+        task = super()._task_from(reward_funcs, train_dataset, eval_dataset)
+        return task if self._judge is None else replace(task, judge=self._judge, is_correct=None)

@@ -21,9 +21,7 @@ from groat.quantization.store import dynamic_store
 from groat.sampling.base import Sampler, SamplingParams
 from groat.sampling.native.sampler import NativeSampler
 from groat.tasks.environments import Environments
-from groat.tasks.judges import judged
 from groat.tasks.overlong import soft_overlong
-from groat.tasks.reward_loading import load_reward
 from groat.tasks.rewards import Grader, RewardFunction
 from groat.tasks.task import Task, build_task
 from groat.training.decide import Decision, decide_quietly
@@ -42,6 +40,7 @@ class Built:
     """Everything a run works with."""
 
     model: LoadedModel
+    decoder: Decoder
     task: Task
     held_out: tuple[Prompt, ...]
     parts: Parts
@@ -69,7 +68,7 @@ def build(config: RunConfig, task: Task | None = None, decision: Decision | None
     task = build_task(config.task, config.seed) if task is None else task
     decision = decide_quietly(config, task) if decision is None else decision
     plan, model = decision.plan, _load(config, decision)
-    guard = Guard(budget_bytes=budget_bytes(config))
+    guard = Guard(budget_bytes=budget_bytes(config) - decision.work.worker_bytes)
     held_out = _held_out(task, config)
     environments = (
         None if task.environments is None else task.environments.for_template(model.tokenizer.template_source)
@@ -84,12 +83,7 @@ def build(config: RunConfig, task: Task | None = None, decision: Decision | None
     learner = Learner(
         decoder,
         adapter,
-        LearnerPlan(
-            microbatch_tokens=plan.way.microbatch_tokens,
-            head_chunk_tokens=plan.way.head_chunk_tokens,
-            recompute=plan.way.recompute,
-            cost=plan.learn_cost,
-        ),
+        learner_plan(plan),
         config.training,
         temperature=config.sampling.temperature,
         num_updates=config.training.max_steps * config.algorithm.num_iterations,
@@ -107,6 +101,7 @@ def build(config: RunConfig, task: Task | None = None, decision: Decision | None
     )
     return Built(
         model=model,
+        decoder=decoder,
         task=task,
         held_out=tuple(encode(held_out, model.tokenizer, environments)),
         parts=parts,
@@ -126,14 +121,21 @@ def _sampler(
     return sampler if environments is None else DialogueSampler(sampler, tokenizer, environments)
 
 
+def learner_plan(plan: MemoryPlan) -> LearnerPlan:
+    """The learner's part of the plan."""
+    return LearnerPlan(
+        microbatch_tokens=plan.way.microbatch_tokens,
+        head_chunk_tokens=plan.way.head_chunk_tokens,
+        recompute=plan.way.recompute,
+        cost=plan.learn_cost,
+    )
+
+
 def _rewards(task: Task, config: RunConfig) -> tuple[RewardFunction, ...]:
-    """The task's, or what comes of a judge's comparisons; and the penalty for length."""
-    rewards = task.rewards
-    if config.task.judge is not None:
-        rewards = (judged(load_reward(config.task.judge)),)
-    if config.task.overlong_buffer:
-        rewards = (*rewards, soft_overlong(config.sampling.max_completion_length, config.task.overlong_buffer))
-    return rewards
+    """The task's, and the penalty for length."""
+    if not config.task.overlong_buffer:
+        return task.rewards
+    return (*task.rewards, soft_overlong(config.sampling.max_completion_length, config.task.overlong_buffer))
 
 
 def _load(config: RunConfig, decision: Decision) -> LoadedModel:

@@ -30,11 +30,19 @@ class Progress:
     """Where a run stands after a step."""
 
     step: int
+    """0 or less: of the cold start, whose last step is 0."""
     policy_version: int
     train_seconds: float
     peak_bytes: int
     microbatch_tokens: int | None = None
     """The plan's, or what the guard has made of it: where a step is cut decides the last bits of its gradient."""
+    primed_steps: int = 0
+    """Steps of the cold start that are done."""
+
+    @property
+    def name(self) -> str:
+        """Of its folder: in the order of time."""
+        return f"step-{self.step:08d}" if self.step > 0 else f"prime-{self.primed_steps:08d}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,15 +56,15 @@ class Checkpoint:
 def save_checkpoint(
     folder: Path, progress: Progress, tensors: Mapping[str, torch.Tensor], keep: int, flush: Callable[[], None]
 ) -> Path:
-    """Write `folder/step-N`, then drop all but the newest `keep`. `flush` syncs what it builds on.
+    """Write `folder/step-N` or `prime-N`, then drop all but the newest `keep`. `flush` syncs what it builds on.
 
     One process at a time: what a killed save has left half-written is removed.
     """
-    target = folder / f"step-{progress.step:08d}"
+    target = folder / progress.name
     aside = folder / f".{target.name}.{os.getpid()}.tmp"
     with write_errors(folder, f"the checkpoint of step {progress.step}", "Older checkpoints are untouched."):
         try:
-            for leftover in folder.glob(".step-*.tmp"):
+            for leftover in folder.glob(".*.tmp"):
                 _remove(leftover)
             aside.mkdir(parents=True)
             save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, aside / _STATE)
@@ -73,7 +81,7 @@ def save_checkpoint(
             raise _os_error(error) from error
         finally:
             _remove(aside)
-    for old in sorted(folder.glob("step-*"))[:-keep]:
+    for old in _oldest_first(folder)[:-keep]:
         _remove(old)
     return target
 
@@ -83,7 +91,7 @@ def newest_checkpoint(folder: Path, warn: Callable[[str], None]) -> Checkpoint |
 
     Damaged ones are passed over with a warning, and renamed, so that they never count as one of those to keep.
     """
-    for path in sorted(folder.glob("step-*"), reverse=True):
+    for path in reversed(_oldest_first(folder)):
         try:
             return _read(path)
         except (OSError, ValueError, TypeError, RecursionError, SafetensorError) as error:
@@ -91,6 +99,10 @@ def newest_checkpoint(folder: Path, warn: Callable[[str], None]) -> Checkpoint |
                 path.rename(folder / f"damaged-{path.name}")
             warn(f"checkpoint {path} is damaged and was passed over: {error}")
     return None
+
+
+def _oldest_first(folder: Path) -> list[Path]:
+    return sorted((*folder.glob("prime-*"), *folder.glob("step-*")))
 
 
 def _read(path: Path) -> Checkpoint:

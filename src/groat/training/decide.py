@@ -24,6 +24,7 @@ from groat.quantization.measure import measure_and_keep
 from groat.tasks.task import Task
 from groat.tracking.console import Console
 from groat.tracking.folder import RunFolder
+from groat.training.lessons import Lessons, read_lessons
 from groat.training.phases import Phases, Stopped
 from groat.training.workload import workload
 
@@ -37,6 +38,7 @@ class Decision:
     folder: Path
     """Of the model."""
     tokenizer: Tokenizer
+    lessons: Lessons
     work: Workload
     plan: MemoryPlan
     sensitivities: Sensitivities | None
@@ -62,8 +64,9 @@ def decide(
     else:
         sensitivities = None
     tokenizer = read_tokenizer(config.model, folder)
+    lessons = read_lessons(config, tokenizer, spec.max_context)
     trim()
-    work = workload(config, task, tokenizer, _rounded_up(resident_bytes() + FRAMEWORK_LATER))
+    work = workload(config, task, tokenizer, _rounded_up(resident_bytes() + FRAMEWORK_LATER), lessons)
     found = storage_of_checkpoint(folder)
     way = None if run is None else kept_way(run.plan_path)
     plan = plan_for_machine(config, spec, work, Known(sensitivities=sensitivities, kept=kept, way=way, found=found))
@@ -77,6 +80,7 @@ def decide(
     return Decision(
         folder=folder,
         tokenizer=tokenizer,
+        lessons=lessons,
         work=work,
         plan=plan,
         sensitivities=sensitivities if plan.storage.calibrated else None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from groat.model.lora import Adapter
@@ -11,8 +11,10 @@ from groat.sampling.base import Sampler, SamplingParams
 from groat.tasks.task import Judgement
 from groat.tracking.rows import AnswerRow, Evaluation
 from groat.training.phases import Phases
-from groat.types import Group, Prompt
+from groat.types import Group, Problem, Prompt
 
+Compare = Callable[[Sequence[Problem], Sequence[str]], list[float]]
+"""How well each text does against the one before training, from 0 to 1, given the problems and the texts."""
 _Z = 1.959963984540054
 """Standard normal quantile of a two-sided 95% interval."""
 
@@ -31,20 +33,30 @@ def evaluate(
     adapter: Adapter | None,
     params: SamplingParams,
     num_samples: int,
-    is_correct: Judgement,
+    is_correct: Judgement | None,
     phases: Phases,
+    compare: Compare | None = None,
 ) -> EvaluationResult:
-    """`num_samples` completions per prompt at the sampling temperature, and a greedy one.
+    """`num_samples` completions per prompt at the sampling temperature, and a greedy one; where only `compare` tells
+    how good they are, the greedy one alone.
 
-    The random numbers depend on the place of a prompt only, so that policies are compared on equal draws.
+    `compare` adds the figure `win_rate`. The random numbers depend on the place of a prompt only, so that policies are
+    compared on equal draws.
     """
     seeds = range(len(prompts))
     sampled_params = replace(params, num_generations=num_samples)
     greedy_params = replace(params, num_generations=1, temperature=0.0)
-    total = len(prompts) * (num_samples + 1) * params.max_completion_length
+    total = len(prompts) * (num_samples * (is_correct is not None) + 1) * params.max_completion_length
     with phases.phase("evaluate", total, "tokens settled", interruptible=True) as done, sampler.awake():
-        sampled = sampler.sample(prompts, adapter, sampled_params, seeds, done)
+        sampled = [] if is_correct is None else sampler.sample(prompts, adapter, sampled_params, seeds, done)
         greedy = sampler.sample(prompts, adapter, greedy_params, seeds, done)
+    won_P = (
+        [] if compare is None else compare([g.prompt.problem for g in greedy], [g.completions[0].text for g in greedy])
+    )
+    figures = {} if compare is None else {"win_rate": mean_of_means(won_P)}
+    if is_correct is None:
+        answers = [_answer(group, "judged", won > 0.5) for group, won in zip(greedy, won_P, strict=True)]
+        return EvaluationResult(figures=figures, answers=answers)
     right_PK = [[is_correct(g.prompt.problem, c.text, c.turns) for c in g.completions] for g in sampled]
     right_P = [is_correct(g.prompt.problem, g.completions[0].text, g.completions[0].turns) for g in greedy]
     return EvaluationResult(
@@ -52,8 +64,9 @@ def evaluate(
             f"avg@{num_samples}": mean_of_means([sum(right) / len(right) for right in right_PK]),
             f"pass@{num_samples}": proportion(sum(map(any, right_PK)), len(right_PK)),
             "greedy": proportion(sum(right_P), len(right_P)),
+            **figures,
         },
-        answers=[_answer(group, right) for group, right in zip(greedy, right_P, strict=True)],
+        answers=[_answer(group, "greedy", right) for group, right in zip(greedy, right_P, strict=True)],
     )
 
 
@@ -74,12 +87,12 @@ def mean_of_means(shares: Sequence[float]) -> Evaluation:
     return Evaluation(mean, max(0.0, mean - half), min(1.0, mean + half), problems)
 
 
-def _answer(group: Group, correct: bool) -> AnswerRow:
+def _answer(group: Group, kind: str, correct: bool) -> AnswerRow:
     problem = group.prompt.problem
     question = problem.prompt if isinstance(problem.prompt, str) else problem.prompt[-1]["content"]
     return AnswerRow(
         problem_id=problem.id,
-        kind="greedy",
+        kind=kind,
         prompt_text=question,
         text=group.completions[0].text,
         correct=correct,

@@ -17,6 +17,7 @@ from groat.tracking.console import Console
 _PLANNED = {
     "load": "LOAD",
     "measure": "MEASURE",
+    "prime": "PRIME",
     "sample": "SAMPLE",
     "evaluate": "SAMPLE",
     "rehearse": "LEARN",

@@ -8,7 +8,9 @@ from itertools import islice
 from groat.config.tree import RunConfig
 from groat.memory.workload import Workload
 from groat.model.tokenizer import Tokenizer
+from groat.tasks.rewards import worker_bytes
 from groat.tasks.task import Task
+from groat.training.lessons import Lessons
 from groat.training.prompts import encode
 from groat.trees import common_length
 from groat.types import Problem
@@ -17,9 +19,12 @@ _LOOKED_AT = 48
 """Problems that are encoded: the longest by their bytes; of a stream, the first ones."""
 _STREAM_SPARE = 1.05
 """A stream may yet bring longer prompts."""
+_NO_LESSONS = Lessons()
 
 
-def workload(config: RunConfig, task: Task, tokenizer: Tokenizer, process_bytes: int) -> Workload:
+def workload(
+    config: RunConfig, task: Task, tokenizer: Tokenizer, process_bytes: int, lessons: Lessons = _NO_LESSONS
+) -> Workload:
     """The longest prompts of training and evaluation, in tokens. `process_bytes`: what is held beside the model."""
     is_whole = isinstance(task.train, tuple | list)
     held_out = task.held_out[: config.evaluation.num_problems]
@@ -28,7 +33,8 @@ def workload(config: RunConfig, task: Task, tokenizer: Tokenizer, process_bytes:
     environments = None if task.environments is None else task.environments.for_template(tokenizer.template_source)
     encoded = [prompt.token_ids for prompt in encode(longest, tokenizer, environments)]
     prompt = max(map(len, encoded), default=1)
-    return Workload.of(config, prompt if is_whole else round(prompt * _STREAM_SPARE), _shared(encoded), process_bytes)
+    prompt = prompt if is_whole else round(prompt * _STREAM_SPARE)
+    return Workload.of(config, prompt, _shared(encoded), process_bytes, lessons.longest, worker_bytes(task.rewards))
 
 
 def num_bytes(problem: Problem) -> int:

@@ -27,10 +27,11 @@ class Calls:
         self.config: RunConfig | None = None
         self.resumed: tuple[Path, int | None] | None = None
         self.quiet: bool | None = None
+        self.only_prime: bool | None = None
         self.failure: BaseException | None = None
 
-    def train(self, config: RunConfig, console: object) -> Summary:
-        self.config = config
+    def train(self, config: RunConfig, console: object, *, only_prime: bool) -> Summary:
+        self.config, self.only_prime = config, only_prime
         Path(config.output_dir.replace("{name}", "m-t-1")).mkdir(parents=True)
         return self._end()
 
@@ -66,7 +67,15 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Calls:
 def test_without_a_recipe_the_demo_is_trained(calls: Calls, capsys: pytest.CaptureFixture[str]):
     assert main(["train"]) == 0
     assert calls.config == read_preset("demo")
+    assert calls.only_prime is False
     assert capsys.readouterr().out.startswith("recipe: demo (built in")
+
+
+def test_priming_takes_the_flags_of_training_and_stops_behind_the_cold_start(calls: Calls):
+    assert main(["prime", "--cold-start.examples", "x.jsonl", "--cold-start.reference", "base"]) == 0
+    assert calls.only_prime
+    assert calls.config is not None
+    assert (calls.config.cold_start.examples, calls.config.cold_start.reference) == ("x.jsonl", "base")
 
 
 def test_flags_alone_change_the_demo(calls: Calls):

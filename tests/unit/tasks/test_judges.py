@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from groat.tasks.judges import judged
+from groat.tasks.judges import judged, shares_won
 from groat.tasks.overlong import soft_overlong
-from groat.types import UserError
+from groat.types import Problem, UserError
 
 
 def longer(prompts: list[str], completions: list[list[str]]) -> list[int]:
@@ -53,3 +53,41 @@ def test_overlong_penalty_by_hand() -> None:
     assert penalty.name == "soft_overlong"
     ids = [[0] * length for length in (0, 6, 7, 8, 10)]
     assert penalty.function(["x"] * len(ids), completion_ids=ids) == [0, 0, -0.25, -0.5, -1]
+
+
+# Against other answers
+
+
+def problems(number: int, chat: bool = False) -> list[Problem]:
+    prompt = ({"role": "user", "content": "?"},) if chat else "?"
+    return [Problem(id=str(place), prompt=prompt) for place in range(number)]
+
+
+def test_the_longer_of_two_answers_wins_both_comparisons_and_equal_ones_share() -> None:
+    texts, others = ["aaa", "b", "cc", "d"], ["aa", "bb", "dd", "d"]
+    assert shares_won(longer, problems(4), texts, others, 5) == [1.0, 0.0, 0.5, 0.5]
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_judge_that_always_prefers_a_place_tells_nothing_about_an_answer(place: int) -> None:
+    assert shares_won(lambda prompts, completions: [place] * len(prompts), problems(1), ["a"], ["b"], 5) == [0.5]
+
+
+def test_only_answers_that_differ_are_asked_about_in_one_call_and_in_the_form_of_the_prompt() -> None:
+    seen: list[Any] = []
+
+    def judge(prompts: list[Any], completions: list[Any]) -> list[int]:
+        seen.append((prompts, completions))
+        return [0] * len(prompts)
+
+    assert shares_won(judge, problems(2, chat=True), ["same", "new"], ["same", "old"], 5) == [0.5, 0.5]
+    asked = [{"role": "user", "content": "?"}]
+    new, old = ([{"role": "assistant", "content": text}] for text in ("new", "old"))
+    assert seen == [([asked, asked], [[new, old], [old, new]])]
+    assert shares_won(judge, problems(1), ["a"], ["a"], 5) == [0.5]
+    assert len(seen) == 1
+
+
+def test_a_judge_that_fails_while_evaluating_is_an_error_with_its_name() -> None:
+    with pytest.raises(UserError, match="win_rate raised ZeroDivisionError"):
+        shares_won(lambda prompts, completions: 1 / 0, problems(1), ["a"], ["b"], 5)

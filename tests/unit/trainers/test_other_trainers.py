@@ -182,3 +182,27 @@ def test_online_dpo_trains(tmp_path: Path, way: dict[str, Any]) -> None:
     if "judge" in way:
         # Of every comparison one answer has the point, or both have half of it.
         assert [entry["rewards/win_rate/mean"] for entry in trainer.state.log_history] == pytest.approx([0.5] * 8)
+
+
+def test_online_dpo_with_a_judge_reports_win_rates_on_held_out_rows(tmp_path: Path) -> None:
+    trainer = OnlineDPOTrainer(
+        model=str(tiny_model(tmp_path / "model", seed=1)),
+        args=OnlineDPOConfig(
+            str(tmp_path / "run"),
+            num_generations=4,
+            per_device_train_batch_size=8,
+            max_new_tokens=8,
+            eval_strategy="steps",
+            eval_steps=8,
+            **SMALL,
+        ),
+        train_dataset=toy_rows(),
+        eval_dataset=toy_rows(3),
+        peft_config=PeftLora(r=8, lora_alpha=16),
+        judge=more_vowels,
+    )
+    trainer.train()
+    rates = [entry["eval_win_rate"] for entry in trainer.state.log_history if "eval_win_rate" in entry]
+    assert rates[0] == 0.5
+    assert len(rates) == 2
+    assert all(rate in (0, 1 / 6, 2 / 6, 0.5, 4 / 6, 5 / 6, 1) for rate in map(pytest.approx, rates))

@@ -87,3 +87,30 @@ def test_a_stop_that_was_asked_for_ends_an_evaluation_at_once() -> None:
     with pytest.raises(Stopped):
         evaluate(sampler, PROMPTS, None, SamplingParams(), 4, is_right, asked)
     assert sampler.calls == []
+
+
+def test_a_judge_alone_compares_the_greedy_answers_and_draws_no_others() -> None:
+    sampler, given = ScriptedSampler(ANSWERS), []
+
+    def compare(problems: Sequence[Problem], texts: Sequence[str]) -> list[float]:
+        given.append(([problem.id for problem in problems], texts))
+        return [1.0, 0.5, 0.0]
+
+    result = evaluate(sampler, PROMPTS, None, SamplingParams(), 4, None, phases(), compare)
+    assert given == [(["easy", "odd", "hard"], ["yes", "no", "no"])]
+    assert result.figures == {"win_rate": mean_of_means([1.0, 0.5, 0.0])}
+    assert [(answer.kind, answer.correct) for answer in result.answers] == [
+        ("judged", True),
+        ("judged", False),
+        ("judged", False),
+    ]
+    assert [call.params.num_generations for call in sampler.calls] == [1]
+
+
+def test_a_judge_beside_answers_adds_its_figure() -> None:
+    result = evaluate(
+        ScriptedSampler(ANSWERS), PROMPTS, None, SamplingParams(), 4, is_right, phases(), lambda _, __: [0.5] * 3
+    )
+    assert list(result.figures) == ["avg@4", "pass@4", "greedy", "win_rate"]
+    assert result.figures["greedy"] == proportion(1, 3)
+    assert {answer.kind for answer in result.answers} == {"greedy"}
