@@ -16,6 +16,7 @@ from groat.memory.sizes import (
     layer_workspace_bytes,
     optimizer_bytes,
     rows_bytes,
+    value_model_bytes,
 )
 from groat.memory.workload import Workload
 from groat.model.recompute import Recompute
@@ -36,10 +37,20 @@ class Way:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trained:
-    """The adapter and its optimizer."""
+    """The adapter, a value model where there is one, and their optimizer."""
 
     rank: int
     optim: Optim
+    value_rank: int = 0
+    """Of the value model's adapter; 0: there is none."""
+
+    @property
+    def largest_rank(self) -> int:
+        return max(self.rank, self.value_rank)
+
+    def bytes(self, spec: ModelSpec) -> int:
+        """Of the trained weights; their gradients take as much again."""
+        return adapter_bytes(spec, self.rank) + value_model_bytes(spec, self.value_rank)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,13 +83,14 @@ def sample_bytes(spec: ModelSpec, work: Workload, way: Way) -> dict[str, int]:
     }
 
 
-def learn_bytes(spec: ModelSpec, work: Workload, way: Way, rank: int) -> dict[str, int]:
-    """While learning, beside what is always held."""
+def learn_bytes(spec: ModelSpec, work: Workload, way: Way, trained: Trained) -> dict[str, int]:
+    """While learning, beside what is always held. A value model's activations come after the policy's, and take no
+    more."""
     tokens = work.filled(way.microbatch_tokens)
-    cost = learn_cost(spec, way, rank, trains_entropy=work.trains_entropy)
+    cost = learn_cost(spec, way, trained.largest_rank, trains_entropy=work.trains_entropy)
     kept = "activations" if way.recompute is None else "layer inputs"
     return {
-        "gradients": adapter_bytes(spec, rank),
+        "gradients": trained.bytes(spec),
         kept: cost.kept_per_token * tokens,
         "workspace": cost.workspace(tokens),
     }
@@ -116,12 +128,13 @@ def phases(
         "framework": work.process_bytes,
         "weights": weights,
         "adapter": adapter_bytes(spec, trained.rank),
-        "optimizer": optimizer_bytes(spec, trained.rank, trained.optim),
+        **({"value model": value_model_bytes(spec, trained.value_rank)} if trained.value_rank else {}),
+        "optimizer": optimizer_bytes(trained.bytes(spec), trained.optim),
         **({"spare": spare} if spare else {}),
     }
     return {
         "LOAD": {"framework": work.process_bytes, "weights": loading},
         "SAMPLE": held | sample_bytes(spec, work, way),
         "SCORE": held | score_bytes(spec, work, way),
-        "LEARN": held | learn_bytes(spec, work, way, trained.rank),
+        "LEARN": held | learn_bytes(spec, work, way, trained),
     }
