@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from groat.trainers.config import GRPOConfig as GRPOConfig
     from groat.trainers.config import OnlineDPOConfig as OnlineDPOConfig
+    from groat.trainers.config import PPOConfig as PPOConfig
     from groat.trainers.config import RLOOConfig as RLOOConfig
     from groat.trainers.grpo import GRPOTrainer as GRPOTrainer
     from groat.trainers.online_dpo import OnlineDPOTrainer as OnlineDPOTrainer
     from groat.trainers.peft import LoraConfig as LoraConfig
+    from groat.trainers.ppo import PPOTrainer as PPOTrainer
     from groat.trainers.rloo import RLOOTrainer as RLOOTrainer
 
 __version__ = "0.1.0"
@@ -21,6 +23,8 @@ __all__ = [
     "LoraConfig",
     "OnlineDPOConfig",
     "OnlineDPOTrainer",
+    "PPOConfig",
+    "PPOTrainer",
     "RLOOConfig",
     "RLOOTrainer",
 ]
@@ -31,6 +35,8 @@ _HOMES = {
     "LoraConfig": "groat.trainers.peft",
     "OnlineDPOConfig": "groat.trainers.config",
     "OnlineDPOTrainer": "groat.trainers.online_dpo",
+    "PPOConfig": "groat.trainers.config",
+    "PPOTrainer": "groat.trainers.ppo",
     "RLOOConfig": "groat.trainers.config",
     "RLOOTrainer": "groat.trainers.rloo",
 }

@@ -6,13 +6,14 @@ adapter and a head of its own, says what rewards are still to come; advantages a
 (arXiv:1506.02438). The value model is drawn towards advantages + values, by a squared error that is clipped too.
 
 How we differ from the papers: the value model and the policy share the frozen weights and nothing else; clipping of the
-value is that of OpenAI's code, where moving past the border does not pay; kl_coef does not adapt.
+value is that of OpenAI's code, where moving past the border does not pay; kl_coef does not adapt;
+log-probs before the first update are the sampler's, which agree with the learner's up to rounding.
 
 How we differ from TRL's PPOTrainer (1.12, the last version that has one):
 - Rewards come from functions, and there may be several completions to a prompt.
 - A completion ends with its last token, which has its reward. TRL adds a state behind the end of those that are shorter
   than the longest possible, with a value to be learned, and puts the reward there.
-- A step ends the rollouts at the model's stop tokens, as everywhere in groat; TRL's goes on unless stop_token is set.
+- Completions end at the model's stop tokens, as everywhere in groat; TRL's go on unless stop_token is set.
 - Sums are over all micro-batches of an update; TRL makes an update of each micro-batch.
 - Policy and value model have a gradient norm each, clipped to max_grad_norm, and learning rates of their own if asked.
 - Whitening of the advantages can be turned off, and leaves equal ones at exactly 0.
@@ -21,6 +22,7 @@ How we differ from TRL's PPOTrainer (1.12, the last version that has one):
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 from torch import Tensor
@@ -39,7 +41,7 @@ class PPO:
 
     def __init__(self, config: PPOAlgorithmConfig) -> None:
         self.config = config
-        self.needs = Needs(reference_logprobs=config.kl_coef > 0, old_logprobs=config.num_iterations > 1, values=True)
+        self.needs = Needs(reference_logprobs=config.kl_coef > 0, values=True)
         self.num_iterations = config.num_iterations
 
     def assign_credit(self, groups: Sequence[Group]) -> Credit:
@@ -57,7 +59,7 @@ class PPO:
         samples = [
             Sample(
                 prompt=prompt,
-                completion=completion,
+                completion=self._with_old_logprobs(completion),
                 advantages=tuple(advantages_L.tolist()),
                 returns=tuple(returns_L.tolist()),
             )
@@ -98,6 +100,12 @@ class PPO:
             "val/clipfrac_avg": mean_metric(clipped_N.to(losses_N.dtype)),
         }
         return Loss(total=self.config.vf_coef * losses_N.sum() / totals.tokens, metrics=metrics)
+
+    def _with_old_logprobs(self, completion: Completion) -> Completion:
+        """The sampler's, which are the learner's up to rounding: no forward pass is spent on finding them again."""
+        if self.num_iterations == 1 or completion.old_logprobs is not None:
+            return completion
+        return replace(completion, old_logprobs=completion.policy_logprobs)
 
     def _divergences(self, completion: Completion) -> np.ndarray:
         """From the reference policy, token by token, in nats."""

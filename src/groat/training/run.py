@@ -269,8 +269,8 @@ class _Run:
         if found != {name: tensor.shape for name, tensor in self._learner.state().items()}:
             raise UserError(
                 f"the checkpoint of step {checkpoint.progress.step} in {self._folder.checkpoints} is of an adapter "
-                f"with other sizes: put model.name, lora.r and algorithm in {self._folder.config_path} back to what they "
-                "were"
+                f"with other sizes: put model.name, lora.r and algorithm in {self._folder.config_path} back to "
+                "what they were"
             )
 
     def _adopt_config(self) -> None:

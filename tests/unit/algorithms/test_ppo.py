@@ -294,9 +294,19 @@ def test_the_values_gradient_agrees_with_finite_differences(options: dict[str, o
 
 
 def test_extra_forward_passes_are_asked_for_only_when_used() -> None:
-    assert ppo().needs == Needs(reference_logprobs=True, old_logprobs=True, values=True)
-    assert ppo(kl_coef=0.0, num_ppo_epochs=1).needs == Needs(values=True)
-    assert ppo(kl_coef=0.0, num_ppo_epochs=1, num_mini_batches=2).needs == Needs(old_logprobs=True, values=True)
+    assert ppo().needs == Needs(reference_logprobs=True, values=True)
+    assert ppo(kl_coef=0.0).needs == Needs(values=True)
+
+
+@pytest.mark.parametrize(("epochs", "shares"), [(1, 1), (2, 1), (1, 2)])
+def test_with_several_updates_the_samplers_logprobs_are_the_old_ones(epochs: int, shares: int) -> None:
+    """In a single one the ratio is 1, and nothing has to be remembered."""
+    completion = replace(scored([0.0, 0.0]), old_logprobs=None, policy_logprobs=(-0.5, -2.0))
+    groups = [a_group([row], [replace(completion, token_ids=(row, row))]) for row in range(2)]
+    credit = ppo(num_ppo_epochs=epochs, num_mini_batches=shares).assign_credit(groups)
+    expected = None if epochs * shares == 1 else (-0.5, -2.0)
+    for part in (credit, *credit.mini_batches):
+        assert [sample.completion.old_logprobs for sample in part.samples] == [expected] * len(part.samples)
 
 
 def test_the_registry_builds_it_and_it_is_an_actor_with_a_critic() -> None:
