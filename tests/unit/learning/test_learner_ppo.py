@@ -144,7 +144,7 @@ def test_values_come_to_foresee_what_comes() -> None:
         explained.append(credit.metrics["val/explained_variance"])
         learner.update(credit, algorithm)
     assert explained[0] == 0
-    assert explained[-1] > 0.9
+    assert explained[-1] > 0.6
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_runs import Ended, events_of, groat, record_of, write_recipe
+import safetensors.torch
+from tiny_runs import Ended, Span, events_of, groat, record_of, write_recipe
 
 from groat.tracking.lock import RunLock
 
@@ -190,3 +191,24 @@ def test_a_checkpoint_of_another_adapter_is_refused_with_the_fields_to_put_back(
     refused = groat(folder, "resume", "run")
     assert refused.exit_code == 2
     assert "put model.name and lora.r in run/config.yaml back" in " ".join(refused.output.split())
+
+
+@pytest.mark.slow
+def test_ppo_goes_on_with_its_value_model_whether_stopped_or_killed(tmp_path: Path) -> None:
+    options = {"kind": "ppo", "num_ppo_epochs": 2, "num_mini_batches": 2, "kl_coef": 0.01, "value_lora_r": 2}
+    whole, stopped, killed = (
+        write_recipe(tmp_path / name, algorithm=options) for name in ("whole", "stopped", "killed")
+    )
+    assert groat(whole, "train", "recipe.yaml").exit_code == 0
+    expected = record_of(whole / "run")
+    name, state = expected["checkpoint"]
+    tensors = safetensors.torch.load(state)
+    assert name == "step-00000008"
+    assert tensors["value.head.weight"].abs().min() > 0
+    assert tensors["optimizer.value.head.bias.exp_avg_sq"] > 0
+    assert train(stopped, {("sample", 3): (TERM,)}).exit_code == 0
+    ended = groat(killed, "train", "recipe.yaml", kill_in=Span("learn", 6, 700))
+    assert ended.output.endswith("killed in learn")
+    for folder in (stopped, killed):
+        assert groat(folder, "resume", "run").exit_code == 0
+        assert record_of(folder / "run") == expected
