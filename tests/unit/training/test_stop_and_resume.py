@@ -183,14 +183,24 @@ def test_without_any_complete_checkpoint_the_run_begins_again(tmp_path: Path, re
     assert record_of(folder / "run") == reference
 
 
-def test_a_checkpoint_of_another_adapter_is_refused_with_the_fields_to_put_back(tmp_path: Path) -> None:
-    folder = write_recipe(tmp_path, training={"max_steps": 2})
+@pytest.mark.parametrize(
+    ("algorithm", "changed", "into"),
+    [
+        ({}, "\n  r: 2", "\n  r: 3"),
+        ({"kind": "ppo", "value_lora_r": 2}, "value_lora_r: 2", "value_lora_r: 3"),
+    ],
+)
+def test_a_checkpoint_of_other_sizes_is_refused_with_the_fields_to_put_back(
+    tmp_path: Path, algorithm: dict[str, Any], changed: str, into: str
+) -> None:
+    folder = write_recipe(tmp_path, training={"max_steps": 2}, algorithm=algorithm)
     assert train(folder).exit_code == 0
     config = folder / "run" / "config.yaml"
-    config.write_text(config.read_text().replace("r: 2", "r: 3"))
+    assert changed in config.read_text()
+    config.write_text(config.read_text().replace(changed, into))
     refused = groat(folder, "resume", "run")
     assert refused.exit_code == 2
-    assert "put model.name and lora.r in run/config.yaml back" in " ".join(refused.output.split())
+    assert "put model.name, lora.r and algorithm in run/config.yaml back" in " ".join(refused.output.split())
 
 
 @pytest.mark.slow
