@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from groat.trainers.config import GRPOConfig as GRPOConfig
     from groat.trainers.config import OnlineDPOConfig as OnlineDPOConfig
+    from groat.trainers.config import PPOConfig as PPOConfig
     from groat.trainers.config import RLOOConfig as RLOOConfig
     from groat.trainers.grpo import GRPOTrainer as GRPOTrainer
     from groat.trainers.models.auto import AutoModelForCausalLM as AutoModelForCausalLM
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from groat.trainers.models.sampling_params import SamplingParams as SamplingParams
     from groat.trainers.online_dpo import OnlineDPOTrainer as OnlineDPOTrainer
     from groat.trainers.peft import LoraConfig as LoraConfig
+    from groat.trainers.ppo import PPOTrainer as PPOTrainer
     from groat.trainers.rloo import RLOOTrainer as RLOOTrainer
 
 __version__ = "0.1.0"
@@ -30,6 +32,8 @@ __all__ = [
     "LoraConfig",
     "OnlineDPOConfig",
     "OnlineDPOTrainer",
+    "PPOConfig",
+    "PPOTrainer",
     "PatchFastRL",
     "RLOOConfig",
     "RLOOTrainer",
@@ -46,6 +50,8 @@ _HOMES = {
     "LoraConfig": "groat.trainers.peft",
     "OnlineDPOConfig": "groat.trainers.config",
     "OnlineDPOTrainer": "groat.trainers.online_dpo",
+    "PPOConfig": "groat.trainers.config",
+    "PPOTrainer": "groat.trainers.ppo",
     "PatchFastRL": "groat.trainers.models.fast_language_model",
     "RLOOConfig": "groat.trainers.config",
     "RLOOTrainer": "groat.trainers.rloo",

@@ -31,6 +31,10 @@ class Targets:
     """By the learner, before the first update on these samples; None: this is the first update."""
     reference_logprobs_N: Tensor | None = None
     """With the adapter off."""
+    old_values_N: Tensor | None = None
+    """By the value model, before the first update on these samples."""
+    returns_N: Tensor | None = None
+    """What the value model is drawn towards."""
     lengths_S: Tensor
     """How many of the N tokens each sample has (floating point)."""
     bundle_S: Tensor | None = None
@@ -134,6 +138,8 @@ def _join(samples: Sequence[Sample], indices: Sequence[int]) -> MicroBatch:
             sampler_logprobs_N=_end_to_end([c.sampler_logprobs for c in completions]),
             old_logprobs_N=_if_all([c.old_logprobs for c in completions]),
             reference_logprobs_N=_if_all([c.reference_logprobs for c in completions]),
+            old_values_N=_if_all([c.values for c in completions]),
+            returns_N=_if_all([sample.returns for sample in samples]),
             lengths_S=lengths.float(),
             bundle_S=_numbered_from_0([sample.bundle for sample in samples]),
         ),

@@ -114,6 +114,8 @@ class Completion:
     """The log-probs with the adapter off."""
     entropies: tuple[float, ...] | None = None
     """Of the distribution that each token was drawn from, before the first update on this completion, in nats."""
+    values: tuple[float, ...] | None = None
+    """What a value model expected before each token of the rewards from there to the end, before the first update."""
     replies: tuple[Span, ...] = ()
     """Tokens that an environment wrote, in order. The model reads them; no loss, figure or count is about them."""
     turns: tuple[Turn, ...] = ()
@@ -163,6 +165,8 @@ class Sample:
     completion: Completion
     advantages: tuple[float, ...]
     """One per drawn token."""
+    returns: tuple[float, ...] | None = None
+    """What a value model is drawn towards, one per drawn token; None: there is none."""
     bundle: int | None = None
     """Samples with the same number have one joint loss, and are never put into different micro-batches."""
 

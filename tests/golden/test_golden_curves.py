@@ -18,6 +18,7 @@ from groat.config.algorithms import (
     AlgorithmConfig,
     GRPOAlgorithmConfig,
     OnlineDPOAlgorithmConfig,
+    PPOAlgorithmConfig,
     ReinforceAlgorithmConfig,
     RLOOAlgorithmConfig,
 )
@@ -40,6 +41,7 @@ from groat.training.run import train
 
 CURVES = Path(__file__).parent / "curves"
 FIGURES = ("reward", "loss", "grad_norm")
+OTHER_FIGURES = {"ppo": ("loss/value_avg", "value_grad_norm")}
 ALGORITHMS: dict[str, AlgorithmConfig] = {
     "grpo": GRPOAlgorithmConfig(loss_type="grpo", beta=0.02, num_iterations=2),
     "dapo": GRPOAlgorithmConfig(epsilon_high=0.28, num_iterations=2),
@@ -58,6 +60,7 @@ ALGORITHMS: dict[str, AlgorithmConfig] = {
     "reinforce++_baseline": ReinforceAlgorithmConfig(beta=0.05),
     "online_dpo": OnlineDPOAlgorithmConfig(),
     "online_ipo": OnlineDPOAlgorithmConfig(loss_type="ipo"),
+    "ppo": PPOAlgorithmConfig(num_ppo_epochs=2, num_mini_batches=2, value_lora_r=4),
 }
 
 
@@ -79,14 +82,19 @@ def curve(name: str, folder: Path) -> dict[str, list[float]]:
     )
     train(config, Console(quiet=True), toy_task())
     with RunStore.read(RunFolder(folder / "run").store_path) as reader:
-        return {figure: [value for _, value in reader.metrics(figure)] for figure in FIGURES}
+        return {figure: [value for _, value in reader.metrics(figure)] for figure in figures_of(name)}
+
+
+def figures_of(name: str) -> tuple[str, ...]:
+    return (*FIGURES, *OTHER_FIGURES.get(name, ()))
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_ten_steps_are_what_they_were(name: str, tmp_path: Path) -> None:
     expected: dict[str, Any] = json.loads((CURVES / f"{name}.json").read_text())
     found = curve(name, tmp_path)
-    for figure in FIGURES:
+    assert expected.keys() == set(figures_of(name))
+    for figure in expected:
         assert found[figure] == pytest.approx(expected[figure], rel=1e-3, abs=1e-5), figure
     assert len(found["loss"]) == 10
 

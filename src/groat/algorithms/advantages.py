@@ -51,6 +51,28 @@ def leave_one_out(returns: Sequence[float]) -> list[float]:
     return [value * (others + 1) / others for value in centred(returns)]
 
 
+def generalized_advantages(rewards_L: np.ndarray, values_L: np.ndarray, *, gamma: float, lam: float) -> np.ndarray:
+    """How much more came of each token of a completion than its value foresaw (arXiv:1506.02438, equation 16).
+
+    `values_L` are of the states before the tokens; nothing comes after the last one.
+    """
+    surprises_L = rewards_L + gamma * np.append(values_L[1:], 0.0) - values_L
+    advantages_L = np.empty_like(surprises_L)
+    later = 0.0
+    for place in reversed(range(len(surprises_L))):
+        later = advantages_L[place] = surprises_L[place] + gamma * lam * later
+    return advantages_L
+
+
+def whitened(parts: Sequence[np.ndarray], *, keep_mean: bool = False) -> list[np.ndarray]:
+    """All numbers together, with a standard deviation (over n - 1) of 1, and a mean of 0 unless it is to be kept.
+    Without it, equal numbers become exactly 0."""
+    values_N = np.concatenate(parts)
+    mean = float(np.mean(values_N)) if keep_mean else 0.0
+    scaled_N = np.array(centred(values_N.tolist())) / np.sqrt(standard_deviation(values_N.tolist()) ** 2 + 1e-8)
+    return np.split(scaled_N + mean, np.cumsum([len(part) for part in parts])[:-1])
+
+
 def _totals(group: Group) -> list[float]:
     return [reward.total for reward in group.rewards]
 

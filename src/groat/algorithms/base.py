@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -25,6 +25,8 @@ class Needs:
     """The loss has a gradient through `Forward.entropy_N` too."""
     greedy: bool = False
     """Whether each token is the likeliest."""
+    values: bool = False
+    """By a value model, which is trained too: the algorithm is an `ActorCritic`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +38,8 @@ class Credit:
     totals: Totals
     metrics: Mapping[str, float]
     """About rewards and lengths of the whole step."""
+    mini_batches: tuple[Credit, ...] = ()
+    """What each update learns from, in their order, with totals of its own; empty: every one learns from everything."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +86,15 @@ class Algorithm(Protocol):
     def assign_credit(self, groups: Sequence[Group]) -> Credit: ...
 
     def loss(self, forward: Forward, targets: Targets, totals: Totals) -> Loss: ...
+
+
+@runtime_checkable
+class ActorCritic(Algorithm, Protocol):
+    """An algorithm with a value model, whose loss has no tensor in common with the policy's."""
+
+    def value_loss(self, values_N: Tensor, targets: Targets, totals: Totals) -> Loss:
+        """Of the same tokens as `loss`; `values_N` have gradients."""
+        ...
 
 
 def mean_metric(values_N: Tensor) -> Metric:

@@ -44,6 +44,16 @@ def clipped_policy_losses(
     return -(bounded_N * advantages_N).minimum(clipped_N * advantages_N)
 
 
+def clipped_value_losses(
+    values_N: Tensor, old_values_N: Tensor, returns_N: Tensor, *, reach: float
+) -> tuple[Tensor, Tensor]:
+    """Half the squared distance of values from the returns, or from where they are clipped to within `reach` of the old
+    ones if that is more: no reward for moving farther (arXiv:1909.08593's code). And which of them are clipped so."""
+    near_N = old_values_N + (values_N - old_values_N).clamp(-reach, reach)
+    plain_N, clipped_N = (values_N - returns_N) ** 2, (near_N - returns_N) ** 2
+    return plain_N.maximum(clipped_N) / 2, clipped_N > plain_N
+
+
 def weighted_policy_losses(ratio_N: Tensor, advantages_N: Tensor, logprobs_N: Tensor, *, cap: float) -> Tensor:
     """CISPO: REINFORCE weighted by the capped ratio, so that no token loses its gradient (arXiv:2506.13585)."""
     return -ratio_N.detach().clamp(max=cap) * advantages_N * logprobs_N

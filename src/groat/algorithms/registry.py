@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from groat.algorithms.base import Algorithm
 from groat.algorithms.grpo import GRPO
 from groat.algorithms.online_dpo import OnlineDPO
+from groat.algorithms.ppo import PPO
 from groat.algorithms.reinforce import Reinforce
 from groat.algorithms.rloo import RLOO
 from groat.config.algorithms import (
     AlgorithmConfig,
     GRPOAlgorithmConfig,
     OnlineDPOAlgorithmConfig,
+    PPOAlgorithmConfig,
     ReinforceAlgorithmConfig,
     RLOOAlgorithmConfig,
 )
@@ -31,3 +33,5 @@ def build_algorithm(
             return Reinforce(config)
         case OnlineDPOAlgorithmConfig():
             return OnlineDPO(config)
+        case PPOAlgorithmConfig():
+            return PPO(config)

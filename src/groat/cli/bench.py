@@ -1,4 +1,4 @@
-"""`groat bench w1`: rollouts and whole GRPO steps on a fixed piece of work, beside a peer where one is given."""
+"""`groat bench w1`: rollouts and whole steps on a fixed piece of work, beside a peer where one is given."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from groat.config.algorithms import ALGORITHMS
 from groat.config.tree import (
     EvaluationConfig,
     MemoryConfig,
@@ -35,6 +36,8 @@ QUESTIONS = (
 )
 GROUP_SIZE = 8
 NEW_TOKENS = 128
+_LEARN_FROM_ALL = ("grpo", "rloo", "reinforce++", "ppo")
+"""Algorithms that learn from every completion, so that their work is the same."""
 PEER_SCRIPTS = Path("benchmarks/peers")
 
 
@@ -43,7 +46,12 @@ def bench_w1(args: list[str]) -> None:
     options = _options(args)
     storage, compute = fastest_numbers(options.storage, options.compute)
     config = fixed_config(len(QUESTIONS), GROUP_SIZE, NEW_TOKENS)
-    config = replace(config, model=ModelConfig(compute=compute), memory=MemoryConfig(storage=storage))
+    config = replace(
+        config,
+        model=ModelConfig(compute=compute),
+        memory=MemoryConfig(storage=storage),
+        algorithm=ALGORITHMS[options.algorithm](),
+    )
     print(f"weights stored in {storage}, products computed in {compute}", flush=True)
     work = _Work(config)
     work.step()  # warm-up: the first step allocates
@@ -54,7 +62,11 @@ def bench_w1(args: list[str]) -> None:
         print(f"groat step {repetition + 1}/{options.repetitions}: {_words(steps[-1])}", flush=True)
         if options.peer and repetition < len(_PEERS):
             peers.append(_run_peer(options.peer, _PEERS[repetition]))
-    figures = _medians(steps, work.peak_gib()) | {"storage": storage, "compute": compute}
+    figures = _medians(steps, work.peak_gib()) | {
+        "algorithm": options.algorithm,
+        "storage": storage,
+        "compute": compute,
+    }
     _print_comparison(figures, peers)
     if options.json:
         print(json.dumps(figures | ({"peers": peers} if peers else {})))
@@ -64,6 +76,9 @@ def _options(args: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="groat bench w1", description=bench_w1.__doc__)
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
     parser.add_argument("--repetitions", type=int, default=3, help="steps measured (default 3)")
+    parser.add_argument(
+        "--algorithm", choices=_LEARN_FROM_ALL, default="grpo", help="with its default options (default grpo)"
+    )
     parser.add_argument("--storage", choices=("f32", "bf16", "int8", "nf4"), help="of the frozen weights")
     parser.add_argument(
         "--compute",

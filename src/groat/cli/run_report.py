@@ -112,8 +112,10 @@ def _config_table(config: RunConfig) -> Table:
 
 
 def _algorithm_words(algorithm: AlgorithmConfig) -> str:
-    loss = asdict(algorithm).get("loss_type")
-    return ", ".join([algorithm.kind, *([f"loss {loss}"] if loss else []), f"beta {algorithm.beta:g}"])
+    options = asdict(algorithm)
+    words = [f"loss {options['loss_type']}"] if "loss_type" in options else []
+    words += [f"{name} {options[name]:g}" for name in ("beta", "kl_coef") if name in options]
+    return ", ".join([algorithm.kind, *words])
 
 
 def _metrics_table(reader: RunReader) -> Table:

@@ -14,6 +14,16 @@ from groat.config.strict import Strict, above_zero, at_least, within
 _CLIPPED = ("grpo", "dr_grpo", "dapo", "bnpo", "luspo")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ValueOptions:
+    """Of the value model that an algorithm trains beside the policy."""
+
+    r: int
+    """Rank of its adapter."""
+    learning_rate: float | None
+    """None: the policy's."""
+
+
 class _Options(Strict):
     """What the memory plan asks of every algorithm."""
 
@@ -28,6 +38,21 @@ class _Options(Strict):
     def trains_entropy(self) -> bool:
         """Whether the loss has a gradient through the entropy too, which the head then keeps beside the log-probs'."""
         return False
+
+    @property
+    def value_model(self) -> ValueOptions | None:
+        """None: nothing is trained but the policy."""
+        return None
+
+    @property
+    def shares_per_epoch(self) -> int:
+        """Updates that a step's completions are shared out to."""
+        return 1
+
+    @property
+    def least_generations(self) -> int:
+        """Completions of a prompt that there must be, for they are compared with one another."""
+        return 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,6 +242,77 @@ class OnlineDPOAlgorithmConfig(_Options):
         return 2
 
 
+@dataclass(frozen=True, kw_only=True)
+class PPOAlgorithmConfig(_Options):
+    """Proximal Policy Optimization (arXiv:1707.06347, arXiv:1909.08593) with a value model on the shared trunk."""
+
+    kind: Annotated[Literal["ppo"], tyro.conf.arg(aliases=["--algorithm"])] = "ppo"
+    num_ppo_epochs: int = 4
+    """Times that every completion of a step is learned from."""
+    num_mini_batches: int = 1
+    """Updates of such an epoch, each from its own share of the completions."""
+    kl_coef: float = 0.05
+    """What a nat of divergence from the reference policy (adapter off) at a token takes off that token's reward."""
+    kl_estimator: Literal["k1", "k3"] = "k1"
+    """How it is estimated: k1, the log-ratio; k3, which is never negative (http://joschu.net/blog/kl-approx.html)."""
+    cliprange: float = 0.2
+    """The ratio is clipped to 1 - cliprange and 1 + cliprange."""
+    vf_coef: float = 0.1
+    """Weight of the value model's loss. Its weights and their AdamW are its own, so that it hardly matters: see
+    value_learning_rate."""
+    cliprange_value: float = 0.2
+    """Values gain nothing by moving farther than this from what they were before the first update."""
+    gamma: float = 1.0
+    """How much a reward one token later is worth."""
+    lam: float = 0.95
+    """Of generalized advantage estimation (arXiv:1506.02438): 1 trusts the rewards alone, 0 the value model."""
+    whiten_rewards: bool = False
+    """Give the rewards of all tokens of the step a standard deviation of 1, and leave their mean."""
+    whiten_advantages: bool = True
+    """Give the advantages of all tokens of the step a mean of 0 and a standard deviation of 1."""
+    missing_eos_penalty: float | None = None
+    """Taken off the reward of a completion that met max_completion_length."""
+    value_lora_r: int = 8
+    """Rank of the value model's adapter, which is scaled as the policy's is."""
+    value_learning_rate: float | None = None
+    """Of the value model, on the schedule of training.learning_rate; None: the same rate."""
+
+    def __post_init__(self) -> None:
+        at_least("algorithm.num_ppo_epochs", self.num_ppo_epochs, 1)
+        at_least("algorithm.num_mini_batches", self.num_mini_batches, 1)
+        at_least("algorithm.kl_coef", self.kl_coef, 0)
+        within("algorithm.cliprange", self.cliprange, 0, 1)
+        at_least("algorithm.vf_coef", self.vf_coef, 0)
+        above_zero("algorithm.cliprange_value", self.cliprange_value)
+        within("algorithm.gamma", self.gamma, 0, 1)
+        within("algorithm.lam", self.lam, 0, 1)
+        above_zero("algorithm.missing_eos_penalty", self.missing_eos_penalty)
+        at_least("algorithm.value_lora_r", self.value_lora_r, 1)
+        above_zero("algorithm.value_learning_rate", self.value_learning_rate)
+
+    @property
+    def beta(self) -> float:
+        """What the other algorithms call `kl_coef`."""
+        return self.kl_coef
+
+    @property
+    def num_iterations(self) -> int:
+        """Updates per batch of completions."""
+        return self.num_ppo_epochs * self.num_mini_batches
+
+    @property
+    def value_model(self) -> ValueOptions:
+        return ValueOptions(r=self.value_lora_r, learning_rate=self.value_learning_rate)
+
+    @property
+    def shares_per_epoch(self) -> int:
+        return self.num_mini_batches
+
+    @property
+    def least_generations(self) -> int:
+        return 1
+
+
 def _kind_of(value: object) -> str:
     """Which class a section is meant for; a recipe that does not say is GRPO's."""
     given = cast("Mapping[str, Any]", value).get("kind") if isinstance(value, Mapping) else getattr(value, "kind", None)
@@ -227,13 +323,20 @@ AlgorithmConfig = Annotated[
     Annotated[GRPOAlgorithmConfig, Tag("grpo")]
     | Annotated[RLOOAlgorithmConfig, Tag("rloo")]
     | Annotated[ReinforceAlgorithmConfig, Tag("reinforce++")]
-    | Annotated[OnlineDPOAlgorithmConfig, Tag("online_dpo")],
+    | Annotated[OnlineDPOAlgorithmConfig, Tag("online_dpo")]
+    | Annotated[PPOAlgorithmConfig, Tag("ppo")],
     Discriminator(_kind_of),
 ]
 """One class per algorithm family, told apart by `kind`."""
 
 ALGORITHMS: Mapping[str, type[AlgorithmConfig]] = {
     options.kind: options
-    for options in (GRPOAlgorithmConfig, RLOOAlgorithmConfig, ReinforceAlgorithmConfig, OnlineDPOAlgorithmConfig)
+    for options in (
+        GRPOAlgorithmConfig,
+        RLOOAlgorithmConfig,
+        ReinforceAlgorithmConfig,
+        OnlineDPOAlgorithmConfig,
+        PPOAlgorithmConfig,
+    )
 }
 """The classes by their `kind`."""

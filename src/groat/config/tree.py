@@ -139,7 +139,7 @@ class SamplingConfig(Strict):
     """How completions are drawn."""
 
     num_generations: Annotated[int, tyro.conf.arg(aliases=["--num-generations"])] = 8
-    """Completions per prompt: the size of a group."""
+    """Completions per prompt: the size of a group. Only ppo can do with 1, for it compares none of them."""
     max_completion_length: Annotated[int, tyro.conf.arg(aliases=["--max-completion-length"])] = 512
     """Tokens a completion may have at most."""
     min_completion_length: int = 0
@@ -159,7 +159,7 @@ class SamplingConfig(Strict):
     """Sequences decoded side by side."""
 
     def __post_init__(self) -> None:
-        at_least("sampling.num_generations", self.num_generations, 2)
+        at_least("sampling.num_generations", self.num_generations, 1)
         at_least("sampling.max_completion_length", self.max_completion_length, 1)
         within("sampling.min_completion_length", self.min_completion_length, 0, self.max_completion_length)
         above_zero("sampling.temperature", self.temperature)
@@ -376,6 +376,7 @@ class RunConfig(Strict):
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed must lie between 0 and 2^63 - 1, got {self.seed}")
+        at_least("sampling.num_generations", self.sampling.num_generations, self.algorithm.least_generations)
         if self.training.generation_batch_size % self.sampling.num_generations:
             raise ValueError(
                 f"training.generation_batch_size ({self.training.generation_batch_size}) must be a multiple of "
@@ -386,6 +387,7 @@ class RunConfig(Strict):
                 f"rollouts.num_kept is {self.rollouts.num_kept}, but a group has sampling.num_generations "
                 f"{self.sampling.num_generations} completions: keep fewer, or None for all"
             )
+        self._check_shares()
         if self.task.overlong_buffer > self.sampling.max_completion_length:
             raise ValueError(
                 f"task.overlong_buffer ({self.task.overlong_buffer}) must be at most sampling.max_completion_length "
@@ -401,3 +403,16 @@ class RunConfig(Strict):
         """Whether the adapter as the cold start left it is needed to the end, as the reference policy."""
         is_reference = self.cold_start.examples is not None and self.cold_start.reference == "primed"
         return is_reference and self.algorithm.beta > 0
+
+    def _check_shares(self) -> None:
+        kept = self.prompts_per_step * (self.rollouts.num_kept or self.sampling.num_generations)
+        if kept % self.algorithm.shares_per_epoch:
+            raise ValueError(
+                f"a step learns from {kept} completions (training.generation_batch_size, rollouts.num_kept), which "
+                f"must be a multiple of algorithm.num_mini_batches ({self.algorithm.shares_per_epoch})"
+            )
+        if self.sampling.num_generations == 1 and self.rollouts.max_refills:
+            raise ValueError(
+                "rollouts.max_refills draws groups anew whose rewards are all equal, and those of one completion "
+                "always are: raise sampling.num_generations, or set max_refills to 0"
+            )

@@ -6,14 +6,17 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 
-from groat.algorithms.base import Algorithm, Credit, Forward, Loss, Needs, join_metrics
+from groat.algorithms.base import ActorCritic, Algorithm, Credit, Forward, Loss, Needs, join_metrics
 from groat.batching import MicroBatch, pack
 from groat.config.tree import TrainingConfig
+from groat.learning.critic import Critic
 from groat.learning.logprobs import chunked_logprobs
-from groat.learning.optimizer import build_optimizer, learning_rate
+from groat.learning.optimizer import learning_rate
+from groat.learning.trained_weights import TrainedWeights
 from groat.memory.guard import Guard
 from groat.memory.phases import LearnCost
 from groat.model.decoder import Decoder
@@ -64,6 +67,7 @@ class Learner:
         temperature: float,
         num_updates: int,
         guard: Guard | None = None,
+        critic: Critic | None = None,
     ) -> None:
         self._guard = Guard() if guard is None else guard
         self._decoder = decoder
@@ -72,30 +76,42 @@ class Learner:
         self._config = config
         self._temperature = temperature
         self._num_updates = num_updates
-        self._parameters = list(adapter.named_tensors().values())
-        self._optimizer = build_optimizer(self._parameters, config)
         self.reference: Adapter | None = None
         """The policy that reference log-probs are those of; None: the base, with no adapter."""
+        self._critic = critic
+        self._policy = TrainedWeights(adapter.named_tensors(), config, "adapter")
+        self._trained = [self._policy] if critic is None else [self._policy, critic.weights]
 
     @property
     def adapter(self) -> Adapter:
         return self._adapter
 
+    @property
+    def num_trained(self) -> int:
+        """Numbers that are trained, a value model's included."""
+        return sum(weights.size for weights in self._trained)
+
     def score(self, groups: Sequence[Group], needs: Needs, progress: Progress = lambda _: None) -> list[Group]:
-        """Fill in what an algorithm asks for: log-probs, `old` under the adapter and `reference` under `reference`, and
-        entropies under the adapter."""
+        """Fill in what an algorithm asks for: log-probs, `old` under the adapter and `reference` under `reference`,
+        entropies under the adapter, and values."""
         wanted = {"old_logprobs": needs.old_logprobs, "entropies": needs.entropies}
         if names := [name for name, is_wanted in wanted.items() if is_wanted]:
-            groups = self._scored(groups, names, self._adapter, progress)
+            groups = self._scored(groups, partial(self._policy_scores, names, self._adapter), progress)
         if needs.reference_logprobs:
-            groups = self._scored(groups, ["reference_logprobs"], self.reference, progress)
+            groups = self._scored(
+                groups, partial(self._policy_scores, ["reference_logprobs"], self.reference), progress
+            )
+        if needs.values:
+            assert self._critic is not None, "an algorithm with values needs a value model"
+            critic = self._critic
+            groups = self._scored(groups, lambda microbatch: {"values": critic.values(microbatch, None)}, progress)
         return list(groups)
 
     def update(self, credit: Credit, algorithm: Algorithm, progress: Progress = lambda _: None) -> Update:
-        """Take `algorithm.num_iterations` optimizer steps on these samples."""
+        """Take an optimizer step on each mini-batch, or `algorithm.num_iterations` of them on all samples."""
         updates: list[Update] = []
-        for _ in range(algorithm.num_iterations):
-            updates.append(self._step(credit, algorithm, progress))
+        for batch in credit.mini_batches or (credit,) * algorithm.num_iterations:
+            updates.append(self._step(batch, algorithm, progress))
             if updates[-1].skipped:
                 break
         names = updates[-1].metrics.keys()
@@ -108,20 +124,15 @@ class Learner:
         )
 
     def state(self) -> dict[str, torch.Tensor]:
-        """Everything `restore` needs, by name: adapter tensors and both AdamW moments. They are not copies: the next
-        update changes them."""
-        tensors = {f"adapter.{name}": tensor.detach() for name, tensor in self._adapter.named_tensors().items()}
-        for name, parameter in self._adapter.named_tensors().items():
-            for moment, value in self._optimizer.state(parameter).items():
-                tensors[f"optimizer.{name}.{moment}"] = value
-        return tensors
+        """Everything `restore` needs, by name: trained tensors (`adapter.`, `value.`) and both AdamW moments
+        (`optimizer.`). They are not copies: the next update changes them."""
+        return {name: tensor for weights in self._trained for name, tensor in weights.state().items()}
 
     def restore(self, tensors: Mapping[str, torch.Tensor], version: int) -> None:
         """Go back to a state taken by `state` at policy version `version`; copies what it is given. ValueError for the
         state of another optimizer."""
-        for name, parameter in self._adapter.named_tensors().items():
-            parameter.data.copy_(tensors[f"adapter.{name}"])
-            self._optimizer.restore(parameter, _under(f"optimizer.{name}.", tensors))
+        for weights in self._trained:
+            weights.restore(tensors)
         self._adapter = replace(self._adapter, version=version)
 
     @property
@@ -136,13 +147,14 @@ class Learner:
     def rehearse(self, prompt_tokens: int, completion_tokens: int) -> None:
         """Forward and backward on the largest micro-batch that the plan allows: the first step then meets what any
         later one would. Changes nothing, but that the guard may make later micro-batches smaller."""
-        self._optimizer.make_room()
+        for weights in self._trained:
+            weights.make_room()
         samples = _longest_samples(
             prompt_tokens, completion_tokens, self._plan.microbatch_tokens, self._decoder.spec.vocab_size
         )
         microbatch = next(self._fitting(samples))
         torch.autograd.backward(self._forward(microbatch, self._adapter).logprobs_N.sum())
-        self._optimizer.forget_gradients()
+        self._forget_gradients()
 
     def _fitting(self, samples: Sequence[Sample]) -> Iterator[MicroBatch]:
         """Micro-batches, the largest first; cut smaller on the way if memory runs short."""
@@ -167,29 +179,32 @@ class Learner:
         cost = self._plan.cost
         if cost is None:
             return 0
-        gradients = sum(parameter.nbytes for parameter in self._parameters if parameter.grad is None)
+        gradients = sum(weights.missing_gradient_bytes for weights in self._trained)
         return gradients + cost.of(len(microbatch.token_ids_T))
 
     def _step(self, credit: Credit, algorithm: Algorithm, progress: Progress) -> Update:
         rate = learning_rate(self._config, self._adapter.version, self._num_updates)
-        self._optimizer.forget_gradients()
-        losses: list[Loss] = []
+        self._forget_gradients()
         differences: list[torch.Tensor] = []
-        num_tokens = 0
-        for microbatch in self._fitting(credit.samples):
+
+        def policy_loss(microbatch: MicroBatch) -> Loss:
             forward = self._forward(microbatch, self._adapter, algorithm.needs)
-            loss = algorithm.loss(forward, microbatch.targets, credit.totals)
-            torch.autograd.backward(loss.total)
-            losses.append(replace(loss, total=loss.total.detach()))
             differences.append(forward.logprobs_N.detach() - microbatch.policy_logprobs_N)
-            num_tokens += len(microbatch.token_ids_T)
-            progress(len(microbatch.token_ids_T))
+            return algorithm.loss(forward, microbatch.targets, credit.totals)
+
+        losses, num_tokens = self._backward(credit.samples, policy_loss, progress)
+        if self._critic is not None:
+            assert isinstance(algorithm, ActorCritic)
+            value_loss = partial(self._value_loss, self._critic, algorithm, credit)
+            losses_of_values, more_tokens = self._backward(credit.samples, value_loss, progress)
+            losses, num_tokens = [*losses, *losses_of_values], num_tokens + more_tokens
         metrics = {"loss": math.fsum(loss.total.item() for loss in losses), "learning_rate": rate}
-        metrics |= join_metrics(losses) | {"grad_norm": self._clipped_gradient_norm()}
-        skipped = next((name for name in ("loss", "grad_norm") if not math.isfinite(metrics[name])), None)
+        norms = self._clipped_gradient_norms()
+        metrics |= join_metrics(losses) | norms
+        skipped = next((name for name in ("loss", *norms) if not math.isfinite(metrics[name])), None)
         if losses and not skipped:
-            self._optimizer.step(rate)
-        self._optimizer.forget_gradients()
+            self._move(rate)
+        self._forget_gradients()
         self._adapter = replace(self._adapter, version=self._adapter.version + 1)
         return Update(
             adapter=self._adapter,
@@ -199,11 +214,37 @@ class Learner:
             logprob_differences=tuple(torch.cat(differences).tolist()) if differences else (),
         )
 
-    def _clipped_gradient_norm(self) -> float:
-        if all(parameter.grad is None for parameter in self._parameters):
-            return 0.0
-        limit = self._config.max_grad_norm or math.inf
-        return torch.nn.utils.clip_grad_norm_(self._parameters, limit).item()
+    def _backward(
+        self, samples: Sequence[Sample], loss_of: Callable[[MicroBatch], Loss], progress: Progress
+    ) -> tuple[list[Loss], int]:
+        """Add to the gradients, a micro-batch after the other; the losses without theirs, and how many tokens were
+        computed."""
+        losses: list[Loss] = []
+        num_tokens = 0
+        for microbatch in self._fitting(samples):
+            loss = loss_of(microbatch)
+            torch.autograd.backward(loss.total)
+            losses.append(replace(loss, total=loss.total.detach()))
+            num_tokens += len(microbatch.token_ids_T)
+            progress(len(microbatch.token_ids_T))
+        return losses, num_tokens
+
+    def _value_loss(self, critic: Critic, algorithm: ActorCritic, credit: Credit, microbatch: MicroBatch) -> Loss:
+        values_N = critic.values(microbatch, self._plan.recompute)
+        return algorithm.value_loss(values_N, microbatch.targets, credit.totals)
+
+    def _clipped_gradient_norms(self) -> dict[str, float]:
+        norms = {"grad_norm": self._policy.clip_gradients()}
+        return norms if self._critic is None else norms | {"value_grad_norm": self._critic.weights.clip_gradients()}
+
+    def _move(self, rate: float) -> None:
+        self._policy.step(rate)
+        if self._critic is not None:
+            self._critic.weights.step(self._critic.rate_factor * rate)
+
+    def _forget_gradients(self) -> None:
+        for weights in self._trained:
+            weights.forget_gradients()
 
     def _forward(self, microbatch: MicroBatch, adapter: Adapter | None, needs: Needs = _NOTHING) -> Forward:
         hidden_TH = self._decoder.hidden_of_trees(
@@ -225,10 +266,21 @@ class Learner:
         )
         return Forward(logprobs_N=logprobs_N, entropy_N=entropy_N, is_greedy_N=is_greedy_N)
 
+    def _policy_scores(
+        self, names: Sequence[str], adapter: Adapter | None, microbatch: MicroBatch
+    ) -> dict[str, torch.Tensor]:
+        forward = self._forward(microbatch, adapter)
+        assert forward.entropy_N is not None
+        return {name: forward.entropy_N if name == "entropies" else forward.logprobs_N for name in names}
+
     @torch.no_grad()
     def _scored(
-        self, groups: Sequence[Group], names: Sequence[str], adapter: Adapter | None, progress: Progress
+        self,
+        groups: Sequence[Group],
+        scores: Callable[[MicroBatch], Mapping[str, torch.Tensor]],
+        progress: Progress,
     ) -> list[Group]:
+        """The completions with `scores` of their tokens [N], by the names of their fields."""
         samples = [
             Sample(prompt=group.prompt, completion=completion, advantages=(0.0,) * completion.num_drawn)
             for group in groups
@@ -236,10 +288,7 @@ class Learner:
         ]
         found: dict[int, dict[str, tuple[float, ...]]] = defaultdict(dict)
         for microbatch in pack(samples, self._plan.microbatch_tokens):
-            forward = self._forward(microbatch, adapter)
-            for name in names:
-                scores_N = forward.entropy_N if name == "entropies" else forward.logprobs_N
-                assert scores_N is not None
+            for name, scores_N in scores(microbatch).items():
                 per_sample = scores_N.split(microbatch.targets.lengths_S.long().tolist())
                 for index, part in zip(microbatch.samples, per_sample, strict=True):
                     found[index][name] = tuple(part.tolist())
@@ -250,10 +299,6 @@ class Learner:
             return replace(completion, **next(in_order))
 
         return [replace(group, completions=tuple(map(with_scores, group.completions))) for group in groups]
-
-
-def _under(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def _largest_first(samples: Sequence[Sample], microbatch_tokens: int) -> list[MicroBatch]:

@@ -17,6 +17,7 @@ from groat.memory.sizes import (
     optimizer_bytes,
     rows_bytes,
     scoring_bytes,
+    value_model_bytes,
 )
 from groat.memory.workload import Workload
 from groat.model.recompute import Recompute
@@ -40,10 +41,20 @@ class Way:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trained:
-    """The adapter and its optimizer."""
+    """The adapter, a value model where there is one, and their optimizer."""
 
     rank: int
     optim: Optim
+    value_rank: int = 0
+    """Of the value model's adapter; 0: there is none."""
+
+    @property
+    def largest_rank(self) -> int:
+        return max(self.rank, self.value_rank)
+
+    def bytes(self, spec: ModelSpec) -> int:
+        """Of the trained weights; their gradients take as much again."""
+        return adapter_bytes(spec, self.rank) + value_model_bytes(spec, self.value_rank)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,21 +87,23 @@ def sample_bytes(spec: ModelSpec, work: Workload, way: Way, kv: KVStorage) -> di
     }
 
 
-def learn_bytes(spec: ModelSpec, work: Workload, way: Way, rank: int) -> dict[str, int]:
-    """While learning, beside what is always held."""
-    cost = learn_cost(spec, way, rank, trains_entropy=work.trains_entropy)
-    return _learn_bytes(spec, way, rank, cost, work.filled(way.microbatch_tokens))
+def learn_bytes(spec: ModelSpec, work: Workload, way: Way, trained: Trained) -> dict[str, int]:
+    """While learning, beside what is always held. A value model's activations come after the policy's, and take no
+    more."""
+    cost = learn_cost(spec, way, trained.largest_rank, trains_entropy=work.trains_entropy)
+    return _learn_bytes(way, trained.bytes(spec), cost, work.filled(way.microbatch_tokens))
 
 
 def prime_bytes(spec: ModelSpec, work: Workload, way: Way, rank: int) -> dict[str, int]:
     """While worked examples are learned, beside what is always held."""
-    return _learn_bytes(spec, way, rank, learn_cost(spec, way, rank), work.filled_by_examples(way.microbatch_tokens))
+    tokens = work.filled_by_examples(way.microbatch_tokens)
+    return _learn_bytes(way, adapter_bytes(spec, rank), learn_cost(spec, way, rank), tokens)
 
 
-def _learn_bytes(spec: ModelSpec, way: Way, rank: int, cost: LearnCost, tokens: int) -> dict[str, int]:
+def _learn_bytes(way: Way, gradients: int, cost: LearnCost, tokens: int) -> dict[str, int]:
     kept = "activations" if way.recompute is None else "layer inputs"
     return {
-        "gradients": adapter_bytes(spec, rank),
+        "gradients": gradients,
         kept: cost.kept_per_token * tokens,
         "workspace": cost.workspace(tokens),
     }
@@ -136,7 +149,8 @@ def phases(
         "framework": work.process_bytes,
         "weights": weights,
         "adapter": adapter_bytes(spec, trained.rank),
-        "optimizer": optimizer_bytes(spec, trained.rank, trained.optim),
+        **({"value model": value_model_bytes(spec, trained.value_rank)} if trained.value_rank else {}),
+        "optimizer": optimizer_bytes(trained.bytes(spec), trained.optim),
         **({"spare": spare} if spare else {}),
         **({REWARD_WORKERS: work.worker_bytes} if work.worker_bytes else {}),
     }
@@ -147,6 +161,6 @@ def phases(
         "LOAD": {"framework": work.process_bytes, "weights": loading},
         **primes,
         "SAMPLE": held | sample_bytes(spec, work, way, kv),
-        "SCORE": held | score_bytes(spec, work, way, trained.rank),
-        "LEARN": held | learn_bytes(spec, work, way, trained.rank),
+        "SCORE": held | score_bytes(spec, work, way, trained.largest_rank),
+        "LEARN": held | learn_bytes(spec, work, way, trained),
     }

@@ -279,7 +279,7 @@ def _plan(config: RunConfig, spec: ModelSpec, work: Workload, way: Way, frozen: 
         storage=frozen.storage,
         kv_storage=kv,
         way=way,
-        learn_cost=learn_cost(spec, way, trained.rank, trains_entropy=work.trains_entropy),
+        learn_cost=learn_cost(spec, way, trained.largest_rank, trains_entropy=work.trains_entropy),
         phases={
             **measuring,
             **phases(spec, work, way, weights=frozen.held, loading=frozen.loading, trained=trained, kv=kv, spare=spare),
@@ -300,7 +300,9 @@ def _room(config: RunConfig, spec: ModelSpec, work: Workload, way: Way) -> int |
 
 
 def _trained(config: RunConfig) -> Trained:
-    return Trained(rank=config.lora.r, optim=config.training.optim)
+    value_model = config.algorithm.value_model
+    value_rank = 0 if value_model is None else value_model.r
+    return Trained(rank=config.lora.r, optim=config.training.optim, value_rank=value_rank)
 
 
 @cache

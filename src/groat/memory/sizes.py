@@ -88,9 +88,14 @@ def adapter_bytes(spec: ModelSpec, rank: int) -> int:
     return _FLOAT * spec.num_layers * rank * sum(module.num_in + module.num_out for module in modules)
 
 
-def optimizer_bytes(spec: ModelSpec, rank: int, optim: Optim) -> int:
-    """AdamW's two moments; in 8 bits, each has a scale for 256 numbers."""
-    numbers = 2 * adapter_bytes(spec, rank) // _FLOAT
+def value_model_bytes(spec: ModelSpec, rank: int) -> int:
+    """The trained weights of a value model, an adapter and a head; 0 where there is none, which is rank 0."""
+    return adapter_bytes(spec, rank) + _FLOAT * (spec.hidden_size + 1) if rank else 0
+
+
+def optimizer_bytes(trained_bytes: int, optim: Optim) -> int:
+    """AdamW's two moments of so many bytes of trained weights; in 8 bits, each has a scale for 256 numbers."""
+    numbers = 2 * trained_bytes // _FLOAT
     return numbers + numbers // 64 if optim == "adamw_8bit" else _FLOAT * numbers
 
 

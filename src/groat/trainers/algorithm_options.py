@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
-from groat.trainers.config import GRPOConfig, OnlineDPOConfig, RLOOConfig, RunOptions
+from groat.trainers.config import GRPOConfig, OnlineDPOConfig, PPOConfig, RLOOConfig, RunOptions
 from groat.trainers.trl_options import plain
 
 _GRPO = (
@@ -28,6 +28,22 @@ _GRPO = (
     "vespo_lambda_neg",
 )
 _RLOO = ("beta", "num_iterations", "epsilon", "epsilon_high", "normalize_advantages", "mask_truncated_completions")
+_PPO = (
+    "num_ppo_epochs",
+    "num_mini_batches",
+    "kl_coef",
+    "kl_estimator",
+    "cliprange",
+    "cliprange_value",
+    "vf_coef",
+    "gamma",
+    "lam",
+    "whiten_rewards",
+    "whiten_advantages",
+    "missing_eos_penalty",
+    "value_lora_r",
+    "value_learning_rate",
+)
 
 
 def algorithm_section(args: RunOptions) -> Mapping[str, Any]:
@@ -47,8 +63,12 @@ def algorithm_section(args: RunOptions) -> Mapping[str, Any]:
                 "loss_type": plain(args.loss_type),
                 "missing_eos_penalty": args.missing_eos_penalty,
             }
+        case PPOConfig():
+            return {name: getattr(args, name) for name in _PPO} | {"kind": "ppo"}
         case _:
-            raise TypeError(f"args must be a GRPOConfig, RLOOConfig or OnlineDPOConfig, got {type(args).__name__}")
+            raise TypeError(
+                f"args must be a GRPOConfig, RLOOConfig, OnlineDPOConfig or PPOConfig, got {type(args).__name__}"
+            )
 
 
 def algorithm_problems(args: RunOptions) -> list[str]:

@@ -1,4 +1,4 @@
-"""GRPOConfig, RLOOConfig, OnlineDPOConfig: the options of the trainers under TRL's names."""
+"""GRPOConfig, RLOOConfig, OnlineDPOConfig, PPOConfig: the options of the trainers under TRL's names."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
-from groat.trainers.trl_options import NO_HUB, NO_VLLM, SWITCHED_OFF, TRLOptions, noted, refused
+from groat.trainers.trl_options import LEAVE_OUT, NO_HUB, NO_VLLM, SWITCHED_OFF, TRLOptions, noted, refused
 
 
 @dataclass(kw_only=True)
@@ -94,6 +94,11 @@ class RunOptions(TRLOptions):
     """The most memory the process may hold, such as 3GiB (groat only)."""
     reward_timeout_seconds: float = 60.0
     """A reward call that takes longer ends the run with an error (groat only)."""
+
+    @property
+    def num_completions(self) -> int | None:
+        """Completions to sample in all, where TRL's options can say so; None: max_steps or num_train_epochs decide."""
+        return None
 
     def __new__(cls, *_: Any, **options: Any) -> Self:
         known = [option.name for option in dataclasses.fields(cls)]
@@ -189,3 +194,62 @@ class OnlineDPOConfig(RunOptions):
     reward_model_path: str | None = refused(None, "groat runs functions only: call the model inside a reward function")
     disable_dropout: bool = noted(True, "there is no dropout in groat")
     vllm_gpu_memory_utilization: float = noted(0.55, f"{NO_VLLM}; groat plans memory itself (budget)")
+
+
+_COMPUTED = "it follows from the other options, as in TRL"
+
+
+@dataclass(kw_only=True)
+class PPOConfig(RunOptions):
+    """What a PPOTrainer is asked to do, with the names and defaults of TRL's experimental PPOConfig (TRL 1.12)."""
+
+    length_option: ClassVar[str] = "response_length"
+
+    learning_rate: float = 3e-6
+    total_episodes: int | None = None
+    """Completions sampled in all; None: max_steps or num_train_epochs decide."""
+    num_generations: int = 1
+    """Answers to a prompt (groat only; TRL draws one)."""
+    response_length: int = 53
+    temperature: float = 0.7
+    num_ppo_epochs: int = 4
+    num_mini_batches: int = 1
+    kl_coef: float = 0.05
+    kl_estimator: str = "k1"
+    cliprange: float = 0.2
+    cliprange_value: float = 0.2
+    vf_coef: float = 0.1
+    gamma: float = 1.0
+    lam: float = 0.95
+    whiten_rewards: bool = False
+    whiten_advantages: bool = True
+    """Groat only; TRL always does."""
+    missing_eos_penalty: float | None = None
+    value_lora_r: int = 8
+    """Rank of the value model's adapter on the shared weights (groat only)."""
+    value_learning_rate: float | None = None
+    """Of the value model; None: learning_rate (groat only)."""
+
+    num_iterations: int = refused(1, "num_ppo_epochs and num_mini_batches say how many updates a step makes")
+    stop_token: str | None = noted(None, "completions always end at the model's own stop tokens")
+    stop_token_id: int | None = refused(
+        None, "completions end at the model's own stop tokens; generation_kwargs has `stop` for texts"
+    )
+    reward_model_path: str | None = refused(None, "groat runs functions only: call the model inside a reward function")
+    sft_model_path: str | None = refused(None, "give the trainer the model; it is the reference policy too")
+    model_adapter_name: str | None = refused(None, LEAVE_OUT)
+    ref_adapter_name: str | None = refused(None, "the reference policy is the model without its adapter; leave it out")
+    local_rollout_forward_batch_size: int = noted(64, "groat plans memory itself (budget)")
+    num_sample_generations: int = noted(10, "every completion is recorded in the run's folder: groat runs show RUN")
+    dataset_num_proc: int | None = noted(None, "rows are taken as they are")
+    world_size: int | None = noted(None, _COMPUTED)
+    num_total_batches: int | None = noted(None, _COMPUTED)
+    micro_batch_size: int | None = noted(None, _COMPUTED)
+    local_batch_size: int | None = noted(None, _COMPUTED)
+    batch_size: int | None = noted(None, _COMPUTED)
+    local_mini_batch_size: int | None = noted(None, _COMPUTED)
+    mini_batch_size: int | None = noted(None, _COMPUTED)
+
+    @property
+    def num_completions(self) -> int | None:
+        return self.total_episodes

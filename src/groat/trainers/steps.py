@@ -18,6 +18,9 @@ class Steps:
         if args.max_steps != -1:
             _check_count(args, "max_steps")
             self.total = math.ceil(args.max_steps / self._per_step)
+        elif args.num_completions is not None:
+            _check_count(args, "total_episodes")
+            self.total = math.ceil(args.num_completions / self.completions)
         elif not args.num_train_epochs > 0:
             raise UserError(f"{type(args).__name__}: num_train_epochs must be above 0, got {args.num_train_epochs}")
         else:

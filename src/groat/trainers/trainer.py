@@ -164,7 +164,7 @@ class Trainer:
 
     @property
     def _updates_per_step(self) -> int:
-        return self._config.algorithm.num_iterations
+        return self.args.num_iterations
 
     def _task_from(self, reward_funcs: Sequence[RewardFunc], train_dataset: Any, eval_dataset: Any) -> Task:
         task = task_from_rows(

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 
 from groat.algorithms.registry import build_algorithm
-from groat.config.tree import RunConfig
+from groat.config.tree import LoraConfig, RunConfig
+from groat.learning.critic import Critic
 from groat.learning.learner import Learner, LearnerPlan
 from groat.memory.guard import Guard
 from groat.memory.plan import MemoryPlan, budget_bytes
@@ -17,6 +18,7 @@ from groat.model.decoder import Decoder
 from groat.model.load import LoadedModel, load_model
 from groat.model.lora import new_adapter
 from groat.model.tokenizer import Tokenizer
+from groat.model.value_model import new_value_model
 from groat.quantization.store import dynamic_store
 from groat.sampling.base import Sampler, SamplingParams
 from groat.sampling.native.sampler import NativeSampler
@@ -76,7 +78,9 @@ def build(config: RunConfig, task: Task | None = None, decision: Decision | None
     looked_at = (*task.train, *held_out) if isinstance(task.train, tuple) else held_out
     _check_lengths(looked_at, model, config, environments)
     decoder = Decoder(model.spec, model.weights)
-    adapter = new_adapter(model.spec, config.lora, torch.Generator().manual_seed(config.seed))
+    generator = torch.Generator().manual_seed(config.seed)
+    adapter = new_adapter(model.spec, config.lora, generator)
+    critic = _critic(config, decoder, generator)
     rewards = _rewards(task, config)
     weights = {reward.name: reward.weight for reward in rewards}
     algorithm = build_algorithm(config.algorithm, config.sampling.max_completion_length, weights)
@@ -88,6 +92,7 @@ def build(config: RunConfig, task: Task | None = None, decision: Decision | None
         temperature=config.sampling.temperature,
         num_updates=config.training.max_steps * config.algorithm.num_iterations,
         guard=guard,
+        critic=critic,
     )
     parts = Parts(
         encode=lambda problems: encode(problems, model.tokenizer, environments),
@@ -107,7 +112,7 @@ def build(config: RunConfig, task: Task | None = None, decision: Decision | None
         parts=parts,
         decision=decision,
         guard=guard,
-        num_trained=sum(tensor.numel() for tensor in adapter.named_tensors().values()),
+        num_trained=learner.num_trained,
     )
 
 
@@ -129,6 +134,16 @@ def learner_plan(plan: MemoryPlan) -> LearnerPlan:
         recompute=plan.way.recompute,
         cost=plan.learn_cost,
     )
+
+
+def _critic(config: RunConfig, decoder: Decoder, generator: torch.Generator) -> Critic | None:
+    """The value model, where the algorithm has one; its adapter is scaled as the policy's."""
+    options = config.algorithm.value_model
+    if options is None:
+        return None
+    lora = LoraConfig(r=options.r, lora_alpha=options.r * config.lora.lora_alpha / config.lora.r)
+    model = new_value_model(decoder.spec, lora, generator)
+    return Critic(decoder, model, config.training, learning_rate=options.learning_rate)
 
 
 def _rewards(task: Task, config: RunConfig) -> tuple[RewardFunction, ...]:

@@ -344,12 +344,12 @@ class _Run:
         return f"{words.rstrip('.')}. Once that is put right, {go_on}: {_how_to_resume(self._config)}"
 
     def _check_fits(self, checkpoint: Checkpoint) -> None:
-        found = {name: tensor.shape for name, tensor in checkpoint.tensors.items() if name.startswith("adapter.")}
+        found = {name: one.shape for name, one in checkpoint.tensors.items() if not name.startswith("optimizer.")}
         if found != {name: tensor.shape for name, tensor in self._learner.state().items()}:
             raise UserError(
                 f"the checkpoint of {self._words_for(checkpoint.progress.step)} in {self._folder.checkpoints} is of an "
-                f"adapter with other sizes: put model.name and lora.r in {self._folder.config_path} back to what they "
-                "were"
+                f"adapter with other sizes: put model.name, lora.r and algorithm in {self._folder.config_path} back to "
+                "what they were"
             )
 
     def _adopt_config(self) -> None:

@@ -11,12 +11,14 @@ from torch import Tensor
 from groat.algorithms.base import Algorithm, Forward
 from groat.algorithms.grpo import GRPO
 from groat.algorithms.online_dpo import OnlineDPO
+from groat.algorithms.ppo import PPO
 from groat.algorithms.reinforce import Reinforce
 from groat.algorithms.rloo import RLOO
 from groat.batching import Targets
 from groat.config.algorithms import (
     GRPOAlgorithmConfig,
     OnlineDPOAlgorithmConfig,
+    PPOAlgorithmConfig,
     ReinforceAlgorithmConfig,
     RLOOAlgorithmConfig,
 )
@@ -62,6 +64,10 @@ def online_dpo(**config: object) -> OnlineDPO:
     return OnlineDPO(OnlineDPOAlgorithmConfig(**config))  # type: ignore[arg-type]
 
 
+def ppo(**config: object) -> PPO:
+    return PPO(PPOAlgorithmConfig(**config))  # type: ignore[arg-type]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Step:
     """The completions of one step, padded: B rows of L tokens."""
@@ -75,6 +81,8 @@ class Step:
     sampler_logprobs_BL: Tensor
     reference_logprobs_BL: Tensor
     entropies_BL: Tensor
+    values_BL: Tensor
+    old_values_BL: Tensor
 
 
 def random_step(seed: int = 0, num_groups: int = 4, group_size: int = 3, longest: int = 6) -> Step:
@@ -95,6 +103,8 @@ def random_step(seed: int = 0, num_groups: int = 4, group_size: int = 3, longest
     sampler_logprobs_BL = (old_logprobs_BL + noise(0.8)).detach()
     reference_logprobs_BL = (logprobs_BL + noise(0.5)).detach()
     entropies_BL = noise(1.0).abs()
+    values_BL = noise(0.5)
+    old_values_BL = (values_BL + noise(0.3)).detach()
 
     def completion(row: int) -> Completion:
         length = int(lengths_B[row])
@@ -103,6 +113,7 @@ def random_step(seed: int = 0, num_groups: int = 4, group_size: int = 3, longest
             old_logprobs=tuple(old_logprobs_BL[row, :length].tolist()),
             reference_logprobs=tuple(reference_logprobs_BL[row, :length].tolist()),
             entropies=tuple(entropies_BL[row, :length].tolist()),
+            values=tuple(old_values_BL[row, :length].tolist()),
         )
 
     completions = [completion(row) for row in range(rows)]
@@ -119,13 +130,14 @@ def random_step(seed: int = 0, num_groups: int = 4, group_size: int = 3, longest
         sampler_logprobs_BL=sampler_logprobs_BL,
         reference_logprobs_BL=reference_logprobs_BL,
         entropies_BL=entropies_BL.requires_grad_(),
+        values_BL=values_BL.requires_grad_(),
+        old_values_BL=old_values_BL,
     )
 
 
 def packed(step: Step, samples: Sequence[Sample], *, old_is_known: bool = True) -> tuple[Forward, Targets]:
     """One micro-batch of these samples, laid end to end; logprobs keep their way back to the step's."""
-    places = [(sample.completion.token_ids[0], i) for sample in samples for i in range(sample.num_tokens)]
-    row_N, column_N = (torch.tensor(part) for part in zip(*places, strict=True))
+    row_N, column_N = places_of(samples)
     lengths = [sample.num_tokens for sample in samples]
     targets = Targets(
         token_ids_N=row_N,
@@ -134,10 +146,19 @@ def packed(step: Step, samples: Sequence[Sample], *, old_is_known: bool = True) 
         sampler_logprobs_N=step.sampler_logprobs_BL[row_N, column_N],
         old_logprobs_N=step.old_logprobs_BL[row_N, column_N] if old_is_known else None,
         reference_logprobs_N=step.reference_logprobs_BL[row_N, column_N],
+        old_values_N=step.old_values_BL[row_N, column_N],
+        returns_N=torch.tensor([r for sample in samples for r in sample.returns or ()], dtype=torch.float64),
         lengths_S=torch.tensor(lengths, dtype=torch.float64),
         bundle_S=_from_0([sample.bundle for sample in samples]),
     )
     return Forward(logprobs_N=step.logprobs_BL[row_N, column_N], entropy_N=step.entropies_BL[row_N, column_N]), targets
+
+
+def places_of(samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
+    """Row and column in the step of every token of these samples."""
+    places = [(sample.completion.token_ids[0], i) for sample in samples for i in range(sample.num_tokens)]
+    row_N, column_N = (torch.tensor(part) for part in zip(*places, strict=True))
+    return row_N, column_N
 
 
 def _from_0(bundles: Sequence[int | None]) -> Tensor | None:

@@ -8,7 +8,7 @@ from math import exp
 
 import pytest
 import torch
-from grpo_examples import gradient, grpo, online_dpo, packed, random_step, reinforce, rloo
+from grpo_examples import gradient, grpo, online_dpo, packed, ppo, random_step, reinforce, rloo
 
 from groat.algorithms.base import Algorithm, join_metrics
 from groat.types import Sample
@@ -28,6 +28,8 @@ ALGORITHMS: dict[str, Algorithm] = {
     "entropy term": grpo(entropy_coef=0.2),
     "off-policy mask": grpo(off_policy_mask_threshold=0.1),
     "dapo": grpo(epsilon_high=0.28),
+    "ppo": ppo(),
+    "ppo with whitened rewards": ppo(whiten_rewards=True, kl_estimator="k3", whiten_advantages=False, gamma=0.9),
 }
 everywhere = pytest.mark.parametrize("algorithm", ALGORITHMS.values(), ids=ALGORITHMS.keys())
 

@@ -5,7 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from groat.config.algorithms import GRPOAlgorithmConfig, ReinforceAlgorithmConfig, RLOOAlgorithmConfig
+from groat.config.algorithms import (
+    GRPOAlgorithmConfig,
+    PPOAlgorithmConfig,
+    ReinforceAlgorithmConfig,
+    RLOOAlgorithmConfig,
+)
 from groat.config.load import from_command_line, read_yaml, to_yaml
 from groat.config.presets import preset_names, read_preset
 from groat.config.tree import (
@@ -160,7 +165,7 @@ def test_file_that_cannot_be_read_says_why(tmp_path: Path):
         ("algorithm: {scale_rewards: groups}", "must be one of 'group', 'batch' or 'none', got 'groups'"),
         (
             "algorithm: {kind: ppoo}",
-            "algorithm.kind must be one of 'grpo', 'rloo', 'reinforce++', 'online_dpo', got 'ppoo'",
+            "algorithm.kind must be one of 'grpo', 'rloo', 'reinforce++', 'online_dpo', 'ppo', got 'ppoo'",
         ),
         ("algorithm: {kind: rloo, beta: x}", "algorithm.beta must be a number, got 'x'"),
         (
@@ -169,6 +174,21 @@ def test_file_that_cannot_be_read_says_why(tmp_path: Path):
         ),
         ("algorithm: {kind: rloo, epsilom: 4}", "algorithm.epsilom is not a field; did you mean algorithm.epsilon?"),
         ("algorithm: {normalize_advantages: true}", "is an option of rloo, not of grpo"),
+        ("algorithm: {kind: ppo, beta: 0.1}", "algorithm.beta is an option of grpo and rloo and reinforce++ and"),
+        ("algorithm: {kind: ppo, kl_estimator: k2}", "algorithm.kl_estimator must be one of 'k1' or 'k3', got 'k2'"),
+        ("algorithm: {kind: ppo, lam: 1.5}", "algorithm.lam must lie between 0 and 1, got 1.5"),
+        ("algorithm: {kind: ppo, cliprange_value: 0}", "algorithm.cliprange_value must be above 0, got 0"),
+        ("algorithm: {kind: ppo, value_lora_r: 0}", "algorithm.value_lora_r must be at least 1, got 0"),
+        (
+            "{algorithm: {kind: ppo, num_mini_batches: 3}, rollouts: {num_kept: 2}}",
+            "a step learns from 16 completions (training.generation_batch_size, rollouts.num_kept), which must be a "
+            "multiple of algorithm.num_mini_batches (3)",
+        ),
+        ("sampling: {num_generations: 1}", "sampling.num_generations must be at least 2, got 1"),
+        (
+            "{algorithm: {kind: ppo}, sampling: {num_generations: 1}, rollouts: {max_refills: 1}}",
+            "rollouts.max_refills draws groups anew whose rewards are all equal",
+        ),
         ("algorithm: 3", "algorithm is a section, not a value: did you mean algorithm.kind: 3?"),
         ("algorithm: {loss_type: luspo}", "set algorithm.importance_sampling_level to sequence"),
         (
@@ -238,6 +258,13 @@ def test_another_algorithm_brings_its_own_flags_and_defaults(flags: str):
     changed = from_command_line([*flags.split(), "--algorithm.reward-clip-range", "-1", "2"], BASE)
     assert changed.algorithm == RLOOAlgorithmConfig(reward_clip_range=(-1, 2))
     assert dataclasses.replace(changed, algorithm=BASE.algorithm) == BASE
+
+
+def test_ppo_has_its_flags_and_can_do_with_one_completion_a_prompt():
+    flags = "--algorithm ppo --algorithm.kl-estimator k3 --algorithm.value-learning-rate 1e-3 --num-generations 1"
+    changed = from_command_line(flags.split(), BASE)
+    assert changed.algorithm == PPOAlgorithmConfig(kl_estimator="k3", value_learning_rate=1e-3)
+    assert changed.prompts_per_step == changed.training.generation_batch_size == 64
 
 
 def test_the_same_algorithm_keeps_what_the_recipe_says():

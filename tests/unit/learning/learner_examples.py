@@ -7,14 +7,16 @@ from dataclasses import dataclass
 import torch
 from tiny_decoders import NUM_TOKENS, completion_of, prompt_of, tiny_adapter, tiny_decoder, tiny_spec
 
-from groat.algorithms.base import Credit
+from groat.algorithms.base import Algorithm, Credit
 from groat.algorithms.grpo import GRPO
 from groat.batching import Totals
 from groat.config.tree import GRPOAlgorithmConfig, TrainingConfig
+from groat.learning.critic import Critic
 from groat.learning.learner import Learner, LearnerPlan, Update
 from groat.model.decoder import Decoder
 from groat.model.lora import Adapter
 from groat.model.recompute import Recompute
+from groat.model.value_model import ValueModel
 from groat.types import Completion, Group, Sample
 
 TEMPERATURE = 0.8
@@ -33,11 +35,26 @@ def learner_of(
     head_chunk_tokens: int = 5,
     recompute: Recompute | None = None,
     num_updates: int = 10,
+    value_model: ValueModel | None = None,
+    value_learning_rate: float | None = None,
     **config: object,
 ) -> Learner:
     plan = LearnerPlan(microbatch_tokens=microbatch_tokens, head_chunk_tokens=head_chunk_tokens, recompute=recompute)
     training = TrainingConfig(**({"learning_rate": 1e-2, "lr_scheduler_type": "constant"} | config))  # type: ignore[arg-type]
-    return Learner(decoder, adapter, plan, training, temperature=TEMPERATURE, num_updates=num_updates)
+    critic = None
+    if value_model is not None:
+        critic = Critic(decoder, value_model, training, learning_rate=value_learning_rate)
+    return Learner(decoder, adapter, plan, training, temperature=TEMPERATURE, num_updates=num_updates, critic=critic)
+
+
+def tiny_value_model(dtype: torch.dtype = torch.float32, *, r: int = 2, seed: int = 5) -> ValueModel:
+    """One that has been trained already."""
+    generator = torch.Generator().manual_seed(seed)
+    return ValueModel(
+        adapter=tiny_adapter(SPEC, dtype=dtype, r=r, seed=seed),
+        weight_H=torch.randn(SPEC.hidden_size, generator=generator).to(dtype).requires_grad_(),
+        bias=torch.tensor(0.3, dtype=dtype, requires_grad=True),
+    )
 
 
 def tiny_learner(seed: int = 0, dtype: torch.dtype = torch.float32, **arguments: object) -> Learner:
@@ -85,10 +102,12 @@ class Taken:
     """Of the whole step, before clipping."""
 
 
-def one_update(learner: Learner, credit: Credit, algorithm: GRPO) -> Taken:
-    """Take one update, and catch the gradients on their way to the optimizer."""
+def one_update(
+    learner: Learner, credit: Credit, algorithm: Algorithm, others: dict[str, torch.Tensor] | None = None
+) -> Taken:
+    """Take one update, and catch the gradients on their way to the optimizer: the adapter's and `others`."""
     gradients: dict[str, torch.Tensor] = {}
-    named = learner.adapter.named_tensors()
+    named = learner.adapter.named_tensors() | (others or {})
 
     def catch(name: str, parameter: torch.Tensor) -> None:
         assert parameter.grad is not None

@@ -10,13 +10,14 @@ from typing import get_args
 import pytest
 from known_specs import SMOLLM2_135M as SPEC
 
+from groat.config.algorithms import GRPOAlgorithmConfig, PPOAlgorithmConfig
 from groat.config.sizes import parse_size
 from groat.config.tree import LoraConfig, MemoryConfig, RunConfig
 from groat.memory import plan as planning
 from groat.memory.dynamic import Known
 from groat.memory.kept import kept_storage, kept_way
 from groat.memory.plan import MemoryPlan, plan_memory
-from groat.memory.sizes import loading_bytes, matrix_bytes, weight_bytes
+from groat.memory.sizes import adapter_bytes, loading_bytes, matrix_bytes, weight_bytes
 from groat.memory.workload import Workload
 from groat.model.recompute import Recompute
 from groat.model.storage import Storage
@@ -55,6 +56,17 @@ def test_the_smallest_budget_that_is_told_can_be_kept_and_a_tenth_less_cannot(ra
     assert plan_memory(config, SPEC).needed_bytes <= parse_size(told)
     with pytest.raises(UserError):
         plan_memory(replace(config, memory=MemoryConfig(budget=f"{parse_size(told) * 9 // 10 // 1000}KB")), SPEC)
+
+
+def test_ppo_plans_for_its_value_model_and_for_nothing_else() -> None:
+    """Its weights and moments always, its gradients while learning; activations are the policy's or its own, in turn.
+    Rank 8 has half of what the policy's rank 16 has, and the head 577 numbers."""
+    value = adapter_bytes(SPEC, 16) // 2 + 4 * 577
+    grpo, ppo = (plan_memory(RunConfig(algorithm=kind), SPEC) for kind in (GRPOAlgorithmConfig(), PPOAlgorithmConfig()))
+    assert ppo.way == grpo.way
+    more = {name: sum(parts.values()) - sum(grpo.phases[name].values()) for name, parts in ppo.phases.items()}
+    assert more == {"LOAD": 0, "SAMPLE": 3 * value, "SCORE": 3 * value, "LEARN": 4 * value}
+    assert ppo.phases["SAMPLE"]["value model"] == value
 
 
 def test_every_plan_keeps_to_its_budget() -> None:

@@ -6,13 +6,23 @@ from pathlib import Path
 import pytest
 import torch
 
-from groat.config.tree import LoraConfig, ModelConfig
+from groat.config.tree import LoraConfig, ModelConfig, TrainingConfig
 from groat.kernels.matrix import dense_of
+from groat.learning.trained_weights import TrainedWeights
 from groat.memory.measure import peak_bytes, resident_bytes
-from groat.memory.sizes import adapter_bytes, head_chunk_bytes, kv_bytes, layer_input_bytes, weight_bytes
+from groat.memory.sizes import (
+    adapter_bytes,
+    head_chunk_bytes,
+    kv_bytes,
+    layer_input_bytes,
+    optimizer_bytes,
+    value_model_bytes,
+    weight_bytes,
+)
 from groat.model.load import LoadedModel, load_model
 from groat.model.lora import new_adapter
 from groat.model.recompute import Recompute
+from groat.model.value_model import new_value_model
 from groat.sampling.native.cache import SuffixArena
 from groat.testing import tiny_model
 from groat.types import KVStorage
@@ -54,6 +64,19 @@ def test_the_weights_of_a_tiny_llama_by_hand(tmp_path: Path) -> None:
 def test_the_adapter_is_exactly_the_tensors_of_a_new_one(model: LoadedModel, rank: int) -> None:
     adapter = new_adapter(model.spec, LoraConfig(r=rank), torch.Generator())
     assert adapter_bytes(model.spec, rank) == sum(tensor.nbytes for tensor in adapter.named_tensors().values())
+
+
+@pytest.mark.parametrize("rank", [1, 8])
+def test_a_value_model_and_its_moments_are_exactly_the_tensors_of_a_new_one(model: LoadedModel, rank: int) -> None:
+    value_model = new_value_model(model.spec, LoraConfig(r=rank), torch.Generator())
+    weights = TrainedWeights(value_model.named_tensors(), TrainingConfig(), "value")
+    weights.make_room()
+    state = weights.state()
+    moments = [tensor for name, tensor in state.items() if name.startswith("optimizer.") and not name.endswith("step")]
+    trained = value_model_bytes(model.spec, rank)
+    assert trained == sum(tensor.nbytes for name, tensor in state.items() if name.startswith("value."))
+    assert optimizer_bytes(trained, "adamw_torch_fused") == sum(tensor.nbytes for tensor in moments)
+    assert value_model_bytes(model.spec, 0) == 0
 
 
 @pytest.mark.parametrize("storage", ["f32", "int8"])

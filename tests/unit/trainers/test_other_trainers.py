@@ -1,4 +1,4 @@
-"""RLOOTrainer and OnlineDPOTrainer: TRL's options and arguments, followed or refused by name; and that they train."""
+"""The trainers besides GRPO's: TRL's options and arguments, followed or refused by name; and that they train."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from groat.config.algorithms import OnlineDPOAlgorithmConfig, RLOOAlgorithmConfig
+from groat.config.algorithms import OnlineDPOAlgorithmConfig, PPOAlgorithmConfig, RLOOAlgorithmConfig
 from groat.config.tree import LoraConfig, RunConfig
 from groat.testing import tiny_model, toy_rows, vowel_share
 from groat.trainers import algorithm_options as algorithm_module
@@ -18,15 +18,16 @@ from groat.trainers import notes as notes_module
 from groat.trainers import steps as steps_module
 from groat.trainers import trainer as trainer_module
 from groat.trainers import translate as translate_module
-from groat.trainers.config import OnlineDPOConfig, RLOOConfig, RunOptions
+from groat.trainers.config import OnlineDPOConfig, PPOConfig, RLOOConfig, RunOptions
 from groat.trainers.online_dpo import OnlineDPOTrainer
 from groat.trainers.peft import LoraConfig as PeftLora
+from groat.trainers.ppo import PPOTrainer
 from groat.trainers.rloo import RLOOTrainer
 from groat.trainers.translate import Data, translate
 from groat.types import UserError
 
 DATA = Data(task_name="python", num_rows=100, num_eval_rows=None, reward_names=["good"])
-BOTH = pytest.mark.parametrize("options", [RLOOConfig, OnlineDPOConfig])
+ALL = pytest.mark.parametrize("options", [RLOOConfig, OnlineDPOConfig, PPOConfig])
 
 
 def config(args: RunOptions) -> RunConfig:
@@ -51,6 +52,54 @@ def test_online_dpos_defaults_are_trls() -> None:
     assert (found.training.generation_batch_size, found.prompts_per_step) == (16, 8)
     assert found.training.max_steps == 38
     assert translate(OnlineDPOConfig(), "m", LoraConfig(), DATA).notes == ()
+
+
+def test_ppos_defaults_are_trls() -> None:
+    """8 completions a step, one to a prompt: 3 epochs of 100 rows are 38 steps, of 4 updates each."""
+    found = config(PPOConfig())
+    assert found.algorithm == PPOAlgorithmConfig(
+        num_ppo_epochs=4,
+        num_mini_batches=1,
+        kl_coef=0.05,
+        kl_estimator="k1",
+        cliprange=0.2,
+        cliprange_value=0.2,
+        vf_coef=0.1,
+        gamma=1.0,
+        lam=0.95,
+    )
+    assert (found.sampling.num_generations, found.sampling.max_completion_length) == (1, 53)
+    assert (found.sampling.temperature, found.training.learning_rate) == (0.7, 3e-6)
+    assert (found.training.generation_batch_size, found.prompts_per_step) == (8, 8)
+    assert found.training.max_steps == 38
+    assert translate(PPOConfig(), "m", LoraConfig(), DATA).notes == ()
+
+
+def test_ppo_counts_episodes_as_trl_does() -> None:
+    """100 completions in steps of 4 x 8 are 4 steps; max_steps counts steps, for TRL's global_step does."""
+    args = PPOConfig(total_episodes=100, gradient_accumulation_steps=4, num_mini_batches=2, save_steps=2)
+    assert (config(args).training.max_steps, config(args).training.save_steps) == (4, 2)
+    assert config(PPOConfig(total_episodes=100, max_steps=7)).training.max_steps == 7
+
+
+def test_ppos_options_reach_its_section() -> None:
+    options: dict[str, Any] = {
+        "num_ppo_epochs": 2,
+        "num_mini_batches": 2,
+        "kl_coef": 0.1,
+        "kl_estimator": "k3",
+        "cliprange": 0.1,
+        "cliprange_value": 0.3,
+        "vf_coef": 0.5,
+        "gamma": 0.99,
+        "lam": 0.9,
+        "whiten_rewards": True,
+        "whiten_advantages": False,
+        "missing_eos_penalty": 1.0,
+        "value_lora_r": 4,
+        "value_learning_rate": 1e-3,
+    }
+    assert config(PPOConfig(**options)).algorithm == PPOAlgorithmConfig(**options)
 
 
 def test_options_reach_the_algorithms_sections() -> None:
@@ -80,6 +129,17 @@ def test_options_reach_the_algorithms_sections() -> None:
         (OnlineDPOConfig(loss_type="hinge"), "^OnlineDPOConfig: algorithm.loss_type must be one of 'sigmoid' or 'ipo'"),
         (OnlineDPOConfig(num_iterations=2), "^OnlineDPOConfig: num_iterations is 2: every pair makes one update"),
         (OnlineDPOConfig(reward_model_path="m"), "^OnlineDPOConfig: reward_model_path is 'm': groat runs functions"),
+        (
+            PPOConfig(num_mini_batches=3),
+            r"^PPOConfig: a step learns from 8 completions .* multiple of algorithm.num_min",
+        ),
+        (PPOConfig(kl_estimator="k2"), "^PPOConfig: algorithm.kl_estimator must be one of 'k1' or 'k3', got 'k2'"),
+        (PPOConfig(num_iterations=2), "^PPOConfig: num_iterations is 2: num_ppo_epochs and num_mini_batches say"),
+        (PPOConfig(reward_model_path="m"), "^PPOConfig: reward_model_path is 'm': groat runs functions only"),
+        (PPOConfig(sft_model_path="m"), "^PPOConfig: sft_model_path is 'm': give the trainer the model"),
+        (PPOConfig(stop_token_id=3), "^PPOConfig: stop_token_id is 3: completions end at the model's own stop tokens"),
+        (PPOConfig(ref_adapter_name="r"), "^PPOConfig: ref_adapter_name is 'r': the reference policy is the model"),
+        (PPOConfig(total_episodes=0), "^PPOConfig: total_episodes must be a whole number of at least 1, got 0"),
         (OnlineDPOConfig(max_new_tokens=0), "sampling.max_completion_length must be at least 1"),
     ],
 )
@@ -95,7 +155,7 @@ def test_options_of_other_algorithms_are_unknown() -> None:
         OnlineDPOConfig(max_new_token=1)  # pyright: ignore
 
 
-@BOTH
+@ALL
 def test_every_option_takes_effect_or_says_why_not(options: type[RunOptions]) -> None:
     modules = (translate_module, steps_module, notes_module, trainer_module, algorithm_module)
     read = "".join(map(inspect.getsource, modules)) + f'"{options.length_option}"'
@@ -120,6 +180,15 @@ def test_every_option_takes_effect_or_says_why_not(options: type[RunOptions]) ->
         (OnlineDPOTrainer, {"compute_metrics": 1}, "compute_metrics is given"),
         (OnlineDPOTrainer, {"preprocess_logits_for_metrics": 1}, "preprocess_logits_for_metrics is given"),
         (OnlineDPOTrainer, {"optimizers": (1, None)}, r"optimizers\[0\] is given"),
+        (
+            PPOTrainer,
+            {"reward_model": 1},
+            "reward_model is given, but groat's PPOTrainer does not .*: give reward_funcs",
+        ),
+        (PPOTrainer, {"value_model": 1}, "value_model is given.*: it is made of the model's own weights"),
+        (PPOTrainer, {"ref_model": 1}, "ref_model is given"),
+        (PPOTrainer, {"data_collator": 1}, "data_collator is given"),
+        (PPOTrainer, {"optimizers": (1, None)}, r"optimizers\[0\] is given"),
         (OnlineDPOTrainer, {"judge": max, "reward_funcs": vowel_share}, "judge and reward_funcs are given"),
     ],
 )
@@ -156,6 +225,34 @@ def test_rloo_trains(tmp_path: Path) -> None:
     rewards = [entry["reward"] for entry in trainer.state.log_history]
     assert rewards[-1] > rewards[0] + 0.2
     assert all(entry["kl"] != 0 for entry in trainer.state.log_history[1:])
+
+
+def test_ppo_trains_and_its_values_learn_what_to_expect(tmp_path: Path) -> None:
+    trainer = PPOTrainer(
+        model=str(tiny_model(tmp_path / "model", seed=1)),
+        reward_funcs=vowel_share,
+        args=PPOConfig(
+            str(tmp_path / "run"),
+            kl_coef=0.001,
+            lam=1.0,
+            num_ppo_epochs=2,
+            num_mini_batches=2,
+            per_device_train_batch_size=32,
+            response_length=8,
+            temperature=1.0,
+            **SMALL | {"max_steps": 16, "learning_rate": 1e-2},
+        ),
+        train_dataset=toy_rows(),
+        peft_config=PeftLora(r=8, lora_alpha=16),
+    )
+    output = trainer.train()
+    log = trainer.state.log_history
+    # Steps are counted as in TRL, whatever updates they make.
+    assert (output.global_step, [entry["step"] for entry in log]) == (16, list(range(1, 17)))
+    assert log[-1]["reward"] > log[0]["reward"] + 0.2
+    assert log[0]["val/mean"] == log[0]["val/explained_variance"] == 0
+    # They lag behind rewards that rise.
+    assert 0.2 < log[-1]["val/mean"] < log[-1]["reward"]
 
 
 def more_vowels(prompts: list[Any], completions: list[list[Any]]) -> list[int]:

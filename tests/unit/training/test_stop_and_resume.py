@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_runs import Ended, events_of, groat, record_of, write_recipe
+import safetensors.torch
+from tiny_runs import Ended, Span, events_of, groat, record_of, write_recipe
 
 from groat.tracking.lock import RunLock
 
@@ -182,11 +183,42 @@ def test_without_any_complete_checkpoint_the_run_begins_again(tmp_path: Path, re
     assert record_of(folder / "run") == reference
 
 
-def test_a_checkpoint_of_another_adapter_is_refused_with_the_fields_to_put_back(tmp_path: Path) -> None:
-    folder = write_recipe(tmp_path, training={"max_steps": 2})
+@pytest.mark.parametrize(
+    ("algorithm", "changed", "into"),
+    [
+        ({}, "\n  r: 2", "\n  r: 3"),
+        ({"kind": "ppo", "value_lora_r": 2}, "value_lora_r: 2", "value_lora_r: 3"),
+    ],
+)
+def test_a_checkpoint_of_other_sizes_is_refused_with_the_fields_to_put_back(
+    tmp_path: Path, algorithm: dict[str, Any], changed: str, into: str
+) -> None:
+    folder = write_recipe(tmp_path, training={"max_steps": 2}, algorithm=algorithm)
     assert train(folder).exit_code == 0
     config = folder / "run" / "config.yaml"
-    config.write_text(config.read_text().replace("r: 2", "r: 3"))
+    assert changed in config.read_text()
+    config.write_text(config.read_text().replace(changed, into))
     refused = groat(folder, "resume", "run")
     assert refused.exit_code == 2
-    assert "put model.name and lora.r in run/config.yaml back" in " ".join(refused.output.split())
+    assert "put model.name, lora.r and algorithm in run/config.yaml back" in " ".join(refused.output.split())
+
+
+@pytest.mark.slow
+def test_ppo_goes_on_with_its_value_model_whether_stopped_or_killed(tmp_path: Path) -> None:
+    options = {"kind": "ppo", "num_ppo_epochs": 2, "num_mini_batches": 2, "kl_coef": 0.01, "value_lora_r": 2}
+    whole, stopped, killed = (
+        write_recipe(tmp_path / name, algorithm=options) for name in ("whole", "stopped", "killed")
+    )
+    assert groat(whole, "train", "recipe.yaml").exit_code == 0
+    expected = record_of(whole / "run")
+    name, state = expected["checkpoint"]
+    tensors = safetensors.torch.load(state)
+    assert name == "step-00000008"
+    assert tensors["value.head.weight"].abs().min() > 0
+    assert tensors["optimizer.value.head.bias.exp_avg_sq"] > 0
+    assert train(stopped, {("sample", 3): (TERM,)}).exit_code == 0
+    ended = groat(killed, "train", "recipe.yaml", kill_in=Span("learn", 6, 700))
+    assert ended.output.endswith("killed in learn")
+    for folder in (stopped, killed):
+        assert groat(folder, "resume", "run").exit_code == 0
+        assert record_of(folder / "run") == expected
