@@ -105,8 +105,8 @@ class AccuracyResults:
         for name in ("work", "machine"):
             if before[name] != self.data[name]:
                 raise UserError(
-                    f"{self.path} was written with other values of `{name}` ({before[name]}): take --reuse out, or give "
-                    "another --name"
+                    f"{self.path} was written with other values of `{name}` ({before[name]}): take --reuse out, or "
+                    "give another --name"
                 )
         kept = {side: entry for side, entry in before["sides"].items() if entry["is_trained"]}
         self.data |= {"started": before["started"], "sides": kept}

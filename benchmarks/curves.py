@@ -46,12 +46,12 @@ Curve = Sequence[Point]
 
 
 def first_reaching(curve: Curve, figure: str, target: float) -> Point | None:
-    """The first saved adapter at or above the target. Nothing is read off between two of them: nobody measured there."""
+    """The first saved adapter at or above the target; None where none is. Nobody measured between two of them."""
     return next((point for point in curve if point.figures[figure].value >= target), None)
 
 
 def comparison(curves: Mapping[str, Curve], figure: str, target: float) -> dict[str, Any]:
-    """When each side reached the target, and every round figure that all of them reached: the choice of one flatters."""
+    """When each side reached the target, and every round figure that all reached: one alone could be picked."""
     reached = {name: first_reaching(curve, figure, target) for name, curve in curves.items()}
     return {
         "figure": figure,

@@ -19,9 +19,7 @@ class HeldOut:
     """Holds the model, and what the recipe evaluates on."""
 
     def __init__(self, config: RunConfig) -> None:
-        self._config = replace(
-            config, model=replace(config.model, compute="f32"), memory=MemoryConfig(storage="f32")
-        )
+        self._config = replace(config, model=replace(config.model, compute="f32"), memory=MemoryConfig(storage="f32"))
         self._built = build(self._config)
         self._phases = Phases(Console(quiet=True))
 

@@ -169,4 +169,4 @@ def run(benchmark: Callable[[Sequence[str]], None]) -> None:
     except UserError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        sys.exit("stopped; the repetitions that were complete are in the file of results")
+        sys.exit("stopped; what was complete is in the file of results")

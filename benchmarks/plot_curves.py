@@ -17,13 +17,16 @@ plt.rcParams.update({"svg.hashsalt": "groat", "font.size": 10, "axes.spines.top"
 figure, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")
 axes.axhline(100 * target, color="0.8", linewidth=1)
 for (side, entry), color in zip(data["sides"].items(), ("#1f6f8b", "#b5651d"), strict=False):
-    found = [point["figures"][figure_name] for point in entry["curve"]]
+    points = [(point["seconds"] / 60, point["figures"][figure_name]) for point in entry["curve"]]
+    below, above = zip(
+        *((100 * (e["value"] - e["low"]), 100 * (e["high"] - e["value"])) for _, e in points), strict=True
+    )
     axes.errorbar(
-        [point["seconds"] / 60 for point in entry["curve"]],
-        [100 * one["value"] for one in found],
-        yerr=[[100 * (one["value"] - one["low"]) for one in found], [100 * (one["high"] - one["value"]) for one in found]],
+        [minutes for minutes, _ in points], [100 * e["value"] for _, e in points], yerr=[below, above],
         color=color, marker="o", markersize=4, capsize=3, linewidth=1.2, label=side,
     )  # fmt: skip
-axes.set(xlabel="minutes of training", ylabel=f"right answers, held out, %\n({figure_name})", xlim=(0, None), ylim=(0, 100))
+axes.set(
+    xlabel="minutes of training", ylabel=f"right answers, held out, %\n({figure_name})", xlim=(0, None), ylim=(0, 100)
+)
 axes.legend(frameon=False, loc="lower right", fontsize=9)
 figure.savefig(output, metadata={"Date": None})

@@ -20,7 +20,9 @@ from groat.types import Completion, FinishReason, Group, Problem, Prompt
 def rewards_of(grader: Grader, problems: Sequence[Problem], texts: Sequence[str]) -> list[float]:
     """Weighted totals, one for each text; as in a step, all are graded in one call."""
     pairs = zip(problems, texts, strict=True)
-    groups = [Group(prompt=Prompt(problem=problem, token_ids=()), completions=(_said(text),)) for problem, text in pairs]
+    groups = [
+        Group(prompt=Prompt(problem=problem, token_ids=()), completions=(_said(text),)) for problem, text in pairs
+    ]
     return [group.rewards[0].total for group in grader.grade(groups)]
 
 

@@ -85,7 +85,9 @@ def hf_folder(python: str, model: Path, target: Path) -> Path:
     """The model as transformers writes it: as it is, or turned from a GGUF by the peer's Python."""
     if (model / "model.safetensors").exists() or (model / "model.safetensors.index.json").exists():
         return model
-    run_process("the model as a Hugging Face folder", [python, str(PEER_SCRIPTS / "hf_folder.py"), str(model), str(target)])
+    run_process(
+        "the model as a Hugging Face folder", [python, str(PEER_SCRIPTS / "hf_folder.py"), str(model), str(target)]
+    )
     return target
 
 

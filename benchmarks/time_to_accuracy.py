@@ -19,6 +19,7 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,8 @@ from benchmarks.curves import Point
 from benchmarks.held_out import HeldOut
 from benchmarks.machine import REPOSITORY
 from benchmarks.options import Ground, ground, model_parser, run
-from benchmarks.sides import GROAT, PEER_SCRIPTS, records
+from benchmarks.sides import GROAT, PEER_SCRIPTS, records, run_process
 from benchmarks.training_work import TrainingWork
-from benchmarks.work import prompt_length
 from groat.cli.bench import fastest_numbers
 from groat.config.load import read_yaml
 from groat.config.tree import MemoryConfig, ModelConfig, RunConfig
@@ -58,6 +58,7 @@ def main(args: Sequence[str]) -> None:
         _evaluate(list(commands), work, results)
         results.finish()
         print("\n".join(["", *accuracy_report(results.data), f"written to {results.path}"]))
+        _draw(results.path)
 
 
 def recipe(found: Ground) -> RunConfig:
@@ -128,7 +129,9 @@ def _train(side: str, command: Sequence[str], work: TrainingWork, results: Accur
         if "step" in record:
             _check_problems(side, record, work)
             results.add_step(side, record)
-            print(f"{side}: step {record['step']}, {record['seconds']:.1f} s, reward {record['reward']:.3f}", flush=True)
+            print(
+                f"{side}: step {record['step']}, {record['seconds']:.1f} s, reward {record['reward']:.3f}", flush=True
+            )
         else:
             results.add_facts(side, record)
     results.trained(side)
@@ -155,6 +158,16 @@ def _evaluate(sides: Sequence[str], work: TrainingWork, results: AccuracyResults
         results.add_point(side, Point.after(steps, results.step_seconds(side), figures))
         words = ", ".join(f"{name} {figure.value:.1%}" for name, figure in figures.items())
         print(f"{side}: after {steps} steps {words}", flush=True)
+
+
+def _draw(results: Path) -> None:
+    """The curves, beside the results, where there is something to draw them with."""
+    script, target = Path(__file__).with_name("plot_curves.py"), results.with_suffix(".svg")
+    if find_spec("matplotlib") is None:
+        print(f"the curves were not drawn, as matplotlib is not installed: python {script.name} RESULTS SVG does that")
+        return
+    run_process("drawing the curves", [sys.executable, str(script), str(results.absolute()), str(target.absolute())])
+    print(f"drawn in {target}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A whole training, the same for every side: its recipe, the problems of each step and the adapter to start from, as files."""
+"""A whole training, the same for every side, as files: the recipe, each step's problems, the adapter to start from."""
 
 from __future__ import annotations
 

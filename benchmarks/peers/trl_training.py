@@ -51,7 +51,7 @@ class Clock(TrainerCallback):
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         self.started = time.perf_counter()
 
-    def on_step_end(self, args: Any, state: Any, *_: Any, **__: Any) -> None:
+    def on_step_end(self, _: Any, state: Any, *__: Any, **___: Any) -> None:
         seconds = time.perf_counter() - self.started
         (record,) = graded
         graded.clear()
@@ -82,7 +82,9 @@ trainer = GRPOTrainer(
         disable_tqdm=True,
         **options,
     ),
-    train_dataset=Dataset.from_list([{"prompt": problem["prompt"], "problem_id": problem["id"]} for problem in problems]),
+    train_dataset=Dataset.from_list(
+        [{"prompt": problem["prompt"], "problem_id": problem["id"]} for problem in problems]
+    ),
     processing_class=tokenizer,
     callbacks=[Clock()],
 )

@@ -28,7 +28,8 @@ RATES = Rates(reading=((10**9, 2e10),), products={"f32": 2e11})
 
 def groat_figures(speed: float, peak_gib: float) -> dict[str, Any]:
     return {
-        **{"storage": "f32", "compute": "f32", "rank": 16, "prompt_tokens": [50] * 4, "unique_prompt_tokens": 200},
+        **{"storage": "f32", "compute": "f32", "kv_cache": "f32", "rank": 16},
+        **{"prompt_tokens": [50] * 4, "unique_prompt_tokens": 200},
         **{"decode_step_seconds": 32 / speed, "rollout_tokens_per_second": speed, "peak_gib": peak_gib},
     }
 

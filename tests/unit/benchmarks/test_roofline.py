@@ -128,7 +128,8 @@ def test_w1_of_smollm2_comes_to_what_the_journal_says():
     """About 2.6 TFLOP of learning in a step (journal, 2026-11-22)."""
     learned = {"tokens": 4 * 55 + 32 * 127, "attended": 32 * (127 * 55 + 127 * 64), "targets": 4096}
     figures = {
-        **{"storage": "f32", "compute": "f32", "rank": 16, "prompt_tokens": [55] * 4, "unique_prompt_tokens": 220},
+        **{"storage": "f32", "compute": "f32", "kv_cache": "f32", "rank": 16},
+        **{"prompt_tokens": [55] * 4, "unique_prompt_tokens": 220},
         **{"decode_step_seconds": 0.1, "learn_seconds": 20.0, "learned": learned},
     }
     rates = Rates(reading=((10**9, 2e10),), products={"f32": 2e11})
