@@ -18,6 +18,7 @@ import json
 import math
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -42,19 +43,14 @@ _MICRO_BATCH = 8
 
 def main(args: Sequence[str]) -> None:
     with ground(_parser().parse_args(args)) as found:
-        options = found.options
-        work = TrainingWork(
-            folder=options.work / ("small" if options.small else "full"),
-            config=recipe(found),
-            every=found.size("every", 4, 1),
-        )
+        options, path = found.options, found.path(_name(found.options.storage))
+        work = TrainingWork(folder=options.work / path.stem, config=recipe(found), every=found.size("every", 4, 1))
         work.write(found.spec)
-        results = AccuracyResults(found.path("time-to-accuracy"), work, options.target, reuse=options.reuse)
+        results = AccuracyResults(path, work, options.target, reuse=options.reuse)
         commands = _commands(found, work)
         for side, (settings, command) in commands.items():
             if results.begin(side, settings):
                 _train(side, command, work, results)
-        check_same_prompts({side: results.facts(side) for side in commands})
         _evaluate(list(commands), work, results)
         results.finish()
         print("\n".join(["", *accuracy_report(results.data), f"written to {results.path}"]))
@@ -101,11 +97,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--work",
         type=Path,
-        default=REPOSITORY / "runs" / "time-to-accuracy",
+        default=REPOSITORY / "runs",
         metavar="FOLDER",
-        help="for problems and adapters (default: runs/time-to-accuracy)",
+        help="for a folder of problems and adapters, called as the results are (default: runs)",
     )
     return parser
+
+
+def _name(storage: str) -> str:
+    return "time-to-accuracy" + ("" if storage == "f32" else f"-{storage}")
 
 
 def _commands(found: Ground, work: TrainingWork) -> dict[str, tuple[dict[str, Any], list[str]]]:
@@ -125,16 +125,20 @@ def _commands(found: Ground, work: TrainingWork) -> dict[str, tuple[dict[str, An
 def _train(side: str, command: Sequence[str], work: TrainingWork, results: AccuracyResults) -> None:
     """A whole training; the results have every step as soon as it is done."""
     print(f"{side}: loading ...", flush=True)
-    for record in records(side, command):
-        if "step" in record:
-            _check_problems(side, record, work)
-            results.add_step(side, record)
-            print(
-                f"{side}: step {record['step']}, {record['seconds']:.1f} s, reward {record['reward']:.3f}", flush=True
-            )
-        else:
-            results.add_facts(side, record)
+    with closing(records(side, command)) as told:
+        for record in told:
+            if "step" in record:
+                _add_step(side, record, work, results)
+            else:
+                results.add_facts(side, record)
+                check_same_prompts({name: results.facts(name) for name in (GROAT, side)})
     results.trained(side)
+
+
+def _add_step(side: str, record: dict[str, Any], work: TrainingWork, results: AccuracyResults) -> None:
+    _check_problems(side, record, work)
+    results.add_step(side, record)
+    print(f"{side}: step {record['step']}, {record['seconds']:.1f} s, reward {record['reward']:.3f}", flush=True)
 
 
 def _check_problems(side: str, record: dict[str, Any], work: TrainingWork) -> None:

@@ -155,7 +155,7 @@ def test_records_are_told_as_they_come_and_a_failure_by_its_last_words():
 def test_a_trial_trains_and_evaluates_and_a_second_one_with_reuse_trains_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    options = ["--small", "--results", str(tmp_path), "--work", str(tmp_path / "work")]
+    options = ["--small", "--results", str(tmp_path), "--work", str(tmp_path)]
     time_to_accuracy.main(options)
     assert "groat: step 2" in capsys.readouterr().out
     text = (tmp_path / "time-to-accuracy-small.json").read_text()
