@@ -344,7 +344,8 @@ class _Run:
         return f"{words.rstrip('.')}. Once that is put right, {go_on}: {_how_to_resume(self._config)}"
 
     def _check_fits(self, checkpoint: Checkpoint) -> None:
-        found = {name: one.shape for name, one in checkpoint.tensors.items() if not name.startswith("optimizer.")}
+        trained = ("adapter.", "value.")
+        found = {name: one.shape for name, one in checkpoint.tensors.items() if name.startswith(trained)}
         if found != {name: tensor.shape for name, tensor in self._learner.state().items()}:
             raise UserError(
                 f"the checkpoint of {self._words_for(checkpoint.progress.step)} in {self._folder.checkpoints} is of an "
