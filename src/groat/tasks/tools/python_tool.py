@@ -16,7 +16,8 @@ def python_tool(seconds: float = 4.0) -> Tool:
     """SandboxError where programs cannot be run safely. Nothing is kept from call to call."""
     sandbox = Sandbox()
     sandbox.check()
-    limits = Limits(seconds=seconds, cpu_seconds=math.ceil(seconds), file_bytes=_PRINTED_BYTES)
+    # The clock ends a program that does not end, and says so, before the limit on its CPU time does without a word.
+    limits = Limits(seconds=seconds, cpu_seconds=math.ceil(seconds) + 1, file_bytes=_PRINTED_BYTES)
 
     def run(code: str) -> str:
         return _told(_ran(sandbox, last_code_block(code) or code, limits), seconds)
