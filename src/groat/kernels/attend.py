@@ -115,7 +115,7 @@ def _span(node: Node, runs: Sequence[tuple[int, ...]], first_run: int) -> tuple[
 
 def has_native_attention(kv: KV, *queries_TAD: torch.Tensor) -> bool:
     """Whether these can go to `attend_spans`."""
-    return native_for(kv.keys if kv.key_scales is None else kv.key_scales, *queries_TAD) is not None
+    return native_for(kv.like_exact, *queries_TAD) is not None
 
 
 def remember(

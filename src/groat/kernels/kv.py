@@ -59,6 +59,11 @@ class KV(NamedTuple):
         return KV(*map(change, self.tensors))
 
     @property
+    def like_exact(self) -> torch.Tensor:
+        """One of the tensors, with the dtype and the device of what all of them stand for."""
+        return self.keys if self.key_scales is None else self.key_scales
+
+    @property
     def tensors(self) -> list[torch.Tensor]:
         """Those that are there."""
         return [tensor for tensor in self if tensor is not None]
@@ -77,10 +82,13 @@ class KV(NamedTuple):
 
     def addresses(self, index: int = 0) -> tuple[int, ...]:
         """Where each tensor has entry `index` of its first dimension; 0 for those that are not there."""
-        return tuple(
-            0 if tensor is None else tensor.data_ptr() + index * tensor.stride(0) * tensor.element_size()
-            for tensor in self
-        )
+        first = (0 if tensor is None else tensor.data_ptr() for tensor in self)
+        return tuple(start + index * size for start, size in zip(first, self.entry_bytes, strict=True))
+
+    @property
+    def entry_bytes(self) -> tuple[int, ...]:
+        """From one entry of the first dimension to the next, of each tensor; 0 for those that are not there."""
+        return tuple(0 if tensor is None else tensor.stride(0) * tensor.element_size() for tensor in self)
 
 
 def to_int8(numbers_XD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -103,12 +111,6 @@ def to_int8(numbers_XD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     steps_X1 = torch.where(is_finite_X1 & (largest_X1 > 0), 127 / largest_X1, 0)
     codes_XD = torch.where(is_finite_X1, numbers_XD * steps_X1, 0).round().to(torch.int8)
     return codes_XD, torch.where(is_finite_X1, largest_X1 / 127, torch.nan)
-
-
-def rounded(numbers_XD: torch.Tensor) -> torch.Tensor:
-    """What is left of these after `to_int8`."""
-    codes_XD, scales_X1 = to_int8(numbers_XD)
-    return codes_XD * scales_X1
 
 
 def turned(heads_XD: torch.Tensor) -> torch.Tensor:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from groat.kernels.attend import remember
-from groat.kernels.kv import KV, rounded, to_int8, turned
+from groat.kernels.kv import KV, to_int8, turned
 from groat.kernels.native import Kernels, choose_kernels, native_for
 
 SIZES = [1, 6, 20, 33, 64, 80, 96, 128]
@@ -25,6 +25,11 @@ def kernels(request: pytest.FixtureRequest) -> Iterator[Kernels]:
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def rounded(numbers: torch.Tensor) -> torch.Tensor:
+    codes, scales = to_int8(numbers)
+    return codes * scales
 
 
 def test_codes_and_scales_by_hand(kernels: Kernels):

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from groat.kernels.attend import RUN_FIELDS, SPAN_FIELDS, attend_spans, has_native_attention, remember
-from groat.kernels.kv import KV, turned
+from groat.kernels.kv import turned
 from groat.kernels.layers import Past
 from groat.model.attention import attend_block, merge
 from groat.model.decoder import Attend
@@ -72,7 +72,7 @@ def _prompt_runs(prefixes: Prefixes, nodes: Sequence[int], num_layers: int) -> n
     for index, node in enumerate(nodes):
         kv = prefixes.kv(node)
         runs[:, index, :3] = kv.keys.shape[1], kv.keys.stride(1), kv.keys.stride(2)
-        runs[:, index, 3:] = np.array(kv.addresses()) + layers[:, None] * _entry_bytes(kv)
+        runs[:, index, 3:] = np.array(kv.addresses()) + layers[:, None] * np.array(kv.entry_bytes)
     return runs
 
 
@@ -83,13 +83,8 @@ def _own_runs(arena: SuffixArena, slots_S: np.ndarray, counts_S: np.ndarray) -> 
     runs[:, :, 0] = counts_S
     runs[:, :, 1], runs[:, :, 2] = keys.stride(2), keys.stride(1)
     starts = np.array([kv.addresses() for kv in arena.layers])
-    runs[:, :, 3:] = starts[:, None] + slots_S[None, :, None] * _entry_bytes(arena.layers[0])
+    runs[:, :, 3:] = starts[:, None] + slots_S[None, :, None] * np.array(arena.layers[0].entry_bytes)
     return runs
-
-
-def _entry_bytes(kv: KV) -> np.ndarray:
-    """From one entry of the first dimension to the next, of each tensor."""
-    return np.array([0 if tensor is None else tensor.stride(0) * tensor.element_size() for tensor in kv])
 
 
 def _row_spans(chains: Sequence[Sequence[int]], counts: np.ndarray) -> np.ndarray:
@@ -118,7 +113,7 @@ class _TorchAttention:
         seen_C = torch.zeros(arena.num_slots, dtype=torch.long).index_copy_(0, self._slots_S, self._lengths_S)
         hidden_CL = torch.arange(self._longest) > seen_C[:, None]
         # In the dtype of the queries: the fused kernel reads any other as garbage, without a word.
-        mask_CL = arena.layers[0].exact[0].new_zeros(hidden_CL.shape).masked_fill_(hidden_CL, -torch.inf)
+        mask_CL = arena.layers[0].like_exact.new_zeros(hidden_CL.shape).masked_fill_(hidden_CL, -torch.inf)
         self._mask_C11L = mask_CL[:, None, None, :] if bool(hidden_CL.any()) else None
 
     def __call__(self, layer: int, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
