@@ -20,16 +20,11 @@ def draw_completions(
     seeds: Sequence[int],
 ) -> list[tuple[Completion, ...]]:
     """`params.n` completions of each prompt, in order; prompt and completion have `context` tokens at most."""
-    places: dict[int, list[int]] = {}
-    for place, ids in enumerate(prompts):
-        places.setdefault(_most_tokens(place, ids, params, context), []).append(place)
-    drawn: dict[int, tuple[Completion, ...]] = {}
-    for most_tokens, alike in places.items():
-        given = [_prompt(place, prompts[place]) for place in alike]
-        with sampler.awake():
-            groups = sampler.sample(given, adapter, params.for_sampler(most_tokens), [seeds[place] for place in alike])
-        drawn |= {place: group.completions for place, group in zip(alike, groups, strict=True)}
-    return [drawn[place] for place in range(len(prompts))]
+    given = [_prompt(place, ids, _most_tokens(place, ids, params, context)) for place, ids in enumerate(prompts)]
+    longest = max((prompt.most_tokens or 1 for prompt in given), default=1)
+    with sampler.awake():
+        groups = sampler.sample(given, adapter, params.for_sampler(longest), seeds)
+    return [group.completions for group in groups]
 
 
 def completion_output(
@@ -57,8 +52,8 @@ def _most_tokens(place: int, ids: Sequence[int], params: SamplingParams, context
     return room if params.max_tokens is None else min(room, params.max_tokens)
 
 
-def _prompt(place: int, ids: Sequence[int]) -> Prompt:
-    return Prompt(problem=Problem(id=f"prompt-{place}", prompt=""), token_ids=tuple(ids))
+def _prompt(place: int, ids: Sequence[int], most_tokens: int) -> Prompt:
+    return Prompt(problem=Problem(id=f"prompt-{place}", prompt=""), token_ids=tuple(ids), most_tokens=most_tokens)
 
 
 def _text(completion: Completion, params: SamplingParams, tokenizer: Tokenizer) -> str:
