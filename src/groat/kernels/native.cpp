@@ -640,6 +640,7 @@ void groat_rotate(const float* x, long stride, const float* cosines, const float
       const float *first = x + row * stride + head * size, *second = first + half;
       const float *c = cosines + row * half, *s = sines + row * half;
       float *to_first = out + (row * heads + head) * size, *to_second = to_first + half;
+#pragma GCC ivdep  // `out` may be `x`, but never beside it
       for (long i = 0; i < half; i++) {
         const float a = first[i], b = second[i], sine = sign * s[i];
         to_first[i] = a * c[i] - b * sine;

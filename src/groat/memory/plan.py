@@ -21,7 +21,7 @@ from groat.model.spec import ModelSpec
 from groat.model.storage import Storage
 from groat.types import KVStorage, StorageChoice, StorageKind, UserError
 
-_MICROBATCHES = (4096, 2048, 1024, 768, 512, 384, 256)
+_MICROBATCHES = (4096, 2048, 1024, 768, 640, 512, 384, 256)
 _KINDS: tuple[StorageChoice, ...] = ("f32", "bf16", "int8", "dynamic", "nf4")
 _STORAGE_REASONS: Mapping[StorageChoice, str] = {
     "f32": "the frozen weights exactly as they are computed with",
