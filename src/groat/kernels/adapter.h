@@ -12,46 +12,18 @@ namespace {
 
 constexpr int DEPTH_AT_ONCE = 16, ADAPTED_ROWS = 6;  // whose sums are held in registers
 
-// Sixteen vectors of sixteen numbers, turned: lane i of vector k goes to lane k of vector i.
-inline void turn_sixteen(__m512 v[16]) {
-  __m512 pairs[16], fours[16];
-#pragma GCC unroll 8
-  for (int i = 0; i < 16; i += 2) {
-    pairs[i] = _mm512_unpacklo_ps(v[i], v[i + 1]);
-    pairs[i + 1] = _mm512_unpackhi_ps(v[i], v[i + 1]);
-  }
-#pragma GCC unroll 4
-  for (int i = 0; i < 16; i += 4)
-#pragma GCC unroll 2
-    for (int half = 0; half < 2; half++) {
-      const __m512d low = _mm512_castps_pd(pairs[i + half]), high = _mm512_castps_pd(pairs[i + half + 2]);
-      fours[i + 2 * half] = _mm512_castpd_ps(_mm512_unpacklo_pd(low, high));
-      fours[i + 2 * half + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low, high));
-    }
-  // fours[4 i + k] has, in each of its four parts p, lane 4 p + k of the vectors 4 i to 4 i + 3.
-#pragma GCC unroll 4
-  for (int k = 0; k < 4; k++) {
-    const __m512 first = _mm512_shuffle_f32x4(fours[k], fours[4 + k], 0x88);
-    const __m512 second = _mm512_shuffle_f32x4(fours[8 + k], fours[12 + k], 0x88);
-    const __m512 third = _mm512_shuffle_f32x4(fours[k], fours[4 + k], 0xDD);
-    const __m512 fourth = _mm512_shuffle_f32x4(fours[8 + k], fours[12 + k], 0xDD);
-    v[k] = _mm512_shuffle_f32x4(first, second, 0x88), v[8 + k] = _mm512_shuffle_f32x4(first, second, 0xDD);
-    v[4 + k] = _mm512_shuffle_f32x4(third, fourth, 0x88), v[12 + k] = _mm512_shuffle_f32x4(third, fourth, 0xDD);
-  }
-}
-
 // B' of 32 outputs from `first` on, [depth][TILE_OUTPUTS]; those outside of the part, which begins at `begin`, are zeros.
 inline void pack_b(const float* b, long rank, long begin, long size, long first, long from, int depth, float* to) {
   const __mmask16 wanted = __mmask16((1u << depth) - 1);
   for (int half = 0; half < TILE_OUTPUTS; half += 16) {
-    __m512 v[16];
-    for (int i = 0; i < 16; i++) {
+    Vec v[LANES];
+    for (int i = 0; i < LANES; i++) {
       const long output = first + half + i - begin;  // in the part
       const bool present = output >= 0 && output < size;
-      v[i] = present ? _mm512_maskz_loadu_ps(wanted, b + output * rank + from) : _mm512_setzero_ps();
+      v[i] = present ? (Vec)_mm512_maskz_loadu_ps(wanted, b + output * rank + from) : Vec{};
     }
-    turn_sixteen(v);
-    for (int i = 0; i < depth; i++) _mm512_store_ps(to + i * TILE_OUTPUTS + half, v[i]);
+    turn<1>(v);
+    for (int i = 0; i < depth; i++) store(to + i * TILE_OUTPUTS + half, v[i]);
   }
 }
 

@@ -57,6 +57,24 @@ inline Vec sums_of(Vec* vectors) {
   return vectors[0];
 }
 
+// LANES / WIDTH rows of as many pieces, of WIDTH numbers each: rows become columns.
+template <int WIDTH>
+inline void turn(Vec* rows) {
+  const IntVec lanes = lane_numbers();
+#pragma GCC unroll 4
+  for (int step = LANES / WIDTH / 2; step; step /= 2) {
+    const IntVec is_upper = (lanes & WIDTH * step) != 0, across = lanes ^ WIDTH * step;
+    const IntVec first = is_upper ? across + LANES : lanes, second = is_upper ? lanes + LANES : across;
+#pragma GCC unroll 16
+    for (int i = 0; i < LANES / WIDTH; i++)
+      if (!(i & step)) {
+        const Vec turned = __builtin_shuffle(rows[i], rows[i + step], second);
+        rows[i] = __builtin_shuffle(rows[i], rows[i + step], first);
+        rows[i + step] = turned;
+      }
+  }
+}
+
 inline float largest(const float* from, long count) {
   Vec highest = splat(-std::numeric_limits<float>::infinity());
   long i = 0;
