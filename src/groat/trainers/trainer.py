@@ -41,8 +41,9 @@ from groat.trainers.going_on import check_same_config, check_same_rows, run_to_r
 from groat.trainers.task import repeating_in_order, with_trainer_state
 from groat.trainers.translate import Data, translate
 from groat.training.build import build
+from groat.training.ending import Summary
 from groat.training.phases import Stopped
-from groat.training.run import Summary, resume, train
+from groat.training.run import resume, train
 from groat.types import UserError
 
 logger = logging.getLogger("groat")
