@@ -51,8 +51,9 @@ logger = logging.getLogger("groat")
 
 
 class Judgement(Protocol):
-    def __call__(self, problem: Problem, text: str, turns: Sequence[Turn] = (), /) -> bool:
-        """Whether a completion is right: the text of its last turn, and all turns if it is a conversation."""
+    def __call__(self, problem: Problem, text: str, turns: Sequence[Turn] = (), environment: Any = None, /) -> bool:
+        """Whether a completion is right: the text of its last turn, and, if it is a conversation, all turns and what it
+        talked to."""
         ...
 
 
@@ -179,13 +180,12 @@ def _large_arithmetic(config: TaskConfig, seed: int) -> Task:
         train=ArithmeticStream(seed, config.num_steps, opening, sizes=LARGE),
         held_out=held_out_arithmetic(config.num_steps, opening, LARGE),
         rewards=_asked_for(config, ("answer", "num_steps", "solution")) or rewards,
-        is_correct=lambda problem, text, _=(): has_correct_answer(text, problem.columns["answer"]),
+        is_correct=lambda problem, text, _=(), __=None: has_correct_answer(text, problem.columns["answer"]),
     )
 
 
-def _says_the_answer(problem: Problem, text: str, turns: Sequence[Turn] = (), /) -> bool:
+def _says_the_answer(problem: Problem, text: str, *_: Any) -> bool:
     """Between the last `<answer>` tags, where there are any, or in the last `Answer:` line."""
-    del turns
     tagged, answer = last_tag(text), problem.columns["answer"]
     return has_correct_answer(text, answer) if tagged is None else is_numeric_match(tagged, answer)
 
@@ -212,7 +212,7 @@ def _countdown(config: TaskConfig, seed: int) -> Task:
         train=CountdownStream(seed, config.num_operands, opening),
         held_out=held_out_countdown(config.num_operands, opening),
         rewards=_asked_for(config, ("nums", "target", "answer")) or rewards,
-        is_correct=lambda problem, text, _=(): (
+        is_correct=lambda problem, text, _=(), __=None: (
             answer_verdict(text, problem.columns["nums"], problem.columns["target"]) >= 1
         ),
     )
@@ -262,7 +262,7 @@ def _judges(
     if not functions:
         _check_answers((*train, *held_out))
         rewards = (RewardFunction(name="answer_match", function=answer_match),)
-        return rewards, lambda problem, text, _=(): is_answer_match(text, problem.columns["answer"])
+        return rewards, lambda problem, text, _=(), __=None: is_answer_match(text, problem.columns["answer"])
     rewards = reward_functions(functions, weights, _columns(train), isolated_seconds)
     if held_out:
         check_arguments(rewards[0].name, rewards[0].function, _columns(held_out))
@@ -270,9 +270,11 @@ def _judges(
     return rewards, partial(_is_rewarded, grader)
 
 
-def _is_rewarded(grader: Grader, problem: Problem, text: str, turns: Sequence[Turn] = ()) -> bool:
+def _is_rewarded(
+    grader: Grader, problem: Problem, text: str, turns: Sequence[Turn] = (), environment: Any = None
+) -> bool:
     """None, not applicable, counts as wrong."""
-    answers = Answers(problems=[problem], texts=[text], token_ids=[()], turns=[turns])
+    answers = Answers(problems=[problem], texts=[text], token_ids=[()], turns=[turns], environments=[environment])
     [value] = grader.values(answers)[grader.functions[0].name]
     return value is not None and value >= 1
 

@@ -252,7 +252,8 @@ class Trainer:
         for name, values in series:
             for step, value in values:
                 figures.setdefault(step, {})[name] = value
-        return [self._entry(step, figures[step]) for step in sorted(figures) if step <= last]
+        # Steps up to 0 are those of a cold start.
+        return [self._entry(step, figures[step]) for step in sorted(figures) if 0 < step <= last]
 
     def _evaluations(self, reader: RunReader) -> list[dict[str, float]]:
         return [
