@@ -95,18 +95,20 @@ class OwnEnvironments:
         return ({"role": "user", "content": "?"},)
 
     def begin(self, problem: Problem) -> Conversation:
-        return _Checked(self.make(problem), problem)
+        environment = self.make(problem)
+        return CheckedConversation(environment, problem, type(environment).__name__)
 
     def close(self) -> None:
         return
 
 
-class _Checked:
+class CheckedConversation:
     """An environment whose mistakes are named."""
 
-    def __init__(self, environment: Environment, problem: Problem) -> None:
+    def __init__(self, environment: Environment, problem: Problem, name: str) -> None:
         self.environment = environment
         self._problem = problem
+        self._name = name
 
     def reply(self, text: str) -> Reply | None:
         try:
@@ -126,8 +128,7 @@ class _Checked:
         return replace(given, turns=tuple(replace(turn, content=cleaned(turn.content)) for turn in given.turns))
 
     def _mistake(self, what: str) -> OwnEnvironmentError:
-        name = type(self.environment).__name__
-        return OwnEnvironmentError(f"the environment {name} {what} (problem {self._problem.id})")
+        return OwnEnvironmentError(f"the environment {self._name} {what} (problem {self._problem.id})")
 
 
 def cleaned(text: str) -> str:
