@@ -9,11 +9,24 @@ from typing import Any
 
 import pytest
 
-from groat.config.tree import TaskConfig
+from groat.config.tree import (
+    EvaluationConfig,
+    LoraConfig,
+    ModelConfig,
+    RunConfig,
+    SamplingConfig,
+    TaskConfig,
+    TrainingConfig,
+)
 from groat.tasks.environments import OwnEnvironmentError
 from groat.tasks.reward_arguments import Answers
 from groat.tasks.rewards import Grader
 from groat.tasks.task import Task, build_task
+from groat.testing import tiny_model
+from groat.testing.toy_dialogue import STOPS
+from groat.tracking.console import Console
+from groat.tracking.store import RunStore
+from groat.training.run import train
 from groat.types import Turn, UserError
 
 FILE = Path(__file__).with_name("verifiers_examples.py")
@@ -159,6 +172,25 @@ def test_what_goes_wrong_in_a_conversation_is_told_by_name(environment: str, sai
 def test_what_groat_cannot_follow_is_refused_by_name(name: str, words: str):
     with pytest.raises(UserError, match=words):
         task_of(name)
+
+
+def test_a_run_trains_on_one_and_its_rewards_see_the_conversations_that_are_recorded(tmp_path: Path):
+    config = RunConfig(
+        output_dir=str(tmp_path / "run"),
+        model=ModelConfig(name=str(tiny_model(tmp_path / "model"))),
+        lora=LoraConfig(r=4, lora_alpha=8),
+        task=TaskConfig(name=f"verifiers:{FILE}:guess(rows=8)", eval_fraction=0.25),
+        sampling=SamplingConfig(num_generations=4, max_completion_length=120, stop=STOPS),
+        training=TrainingConfig(max_steps=2, generation_batch_size=8, learning_rate=1e-2, save_steps=2),
+        evaluation=EvaluationConfig(num_problems=2, num_samples=1),
+    )
+    assert train(config, Console(quiet=True)).finished
+    with RunStore.read(tmp_path / "run" / "run.sqlite") as reader:
+        rows = [*reader.rollouts(1), *reader.rollouts(2)]
+    assert len(rows) == 16
+    assert max(len(row.turns) for row in rows) > 1
+    # all_said counts messages; nothing else but the model's turns and the environment's are in a conversation.
+    assert [row.parts["all_said"] for row in rows] == [float(len(row.turns)) for row in rows]
 
 
 @pytest.mark.skipif(importlib.util.find_spec("verifiers") is not None, reason="verifiers is installed")

@@ -117,8 +117,8 @@ def all_said(completion: list[Any]) -> float:
     return float(len(completion))
 
 
-def guess() -> MultiTurnEnv:
-    return Guess(Rubric([all_said], [1.0]), max_turns=3)
+def guess(rows: int = 4) -> MultiTurnEnv:
+    return Guess(Rubric([all_said], [1.0]), rows, max_turns=3)
 
 
 class Forgets(Guess):

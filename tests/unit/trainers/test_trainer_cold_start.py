@@ -41,7 +41,7 @@ def test_priming_lowers_its_loss_and_raises_the_first_reward(tmp_path: Path, exa
     assert learned[-1] < learned[0] / 2
     first, first_primed = plain.state.log_history[0], primed.state.log_history[0]
     assert (first["step"], first_primed["step"]) == (1, 1)
-    assert first_primed["reward"] > first["reward"] + 0.3
+    assert first_primed["reward"] > 5 * first["reward"]
 
 
 def test_a_file_alone_is_a_cold_start_with_the_defaults(tmp_path: Path, examples: Path):
