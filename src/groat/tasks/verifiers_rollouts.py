@@ -279,6 +279,8 @@ def _no_client() -> Any:
     kind = getattr(sys.modules.get("verifiers"), "Client", None)
     if kind is None:
         return _NoClient()
-    made = type("NoClient", (kind,), {"get_response": _NoClient().__getattr__})
+    refusing = _NoClient()
+    members = {"get_response": property(lambda _: refusing.get_response)}
+    made = type("NoClient", (kind,), members)
     made.__abstractmethods__ = frozenset()  # type: ignore[attr-defined]
-    return made(_NoClient())
+    return made(refusing)
