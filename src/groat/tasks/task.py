@@ -247,7 +247,7 @@ def _verifiers(config: TaskConfig, seed: int) -> Task:
     if held_out is None:
         train, held_out = split_held_out(train, config.eval_fraction)
     loop = Coroutines(config.reward_timeout_seconds)
-    rewards = _asked_for(config, _columns(train)) or rubric_rewards(environment, loop)
+    rewards = _asked_for(config, tuple(_columns(train))) or rubric_rewards(environment, loop)
     first = next(reward for reward in rewards if reward.weight)
     own_turns = getattr(environment, "max_turns", -1)
     return Task(
