@@ -120,6 +120,8 @@ class Completion:
     """Tokens that an environment wrote, in order. The model reads them; no loss, figure or count is about them."""
     turns: tuple[Turn, ...] = ()
     """The conversation, where an environment was there to answer; else empty."""
+    environment: Any = field(default=None, compare=False, repr=False)
+    """What it talked to, for reward functions that ask for `environments`; it is not recorded."""
 
     @property
     def num_drawn(self) -> int:

@@ -132,7 +132,7 @@ def fixed_task(questions: Sequence[str]) -> Task:
         train=problems,
         held_out=problems,
         rewards=(RewardFunction(name="varied", function=varied_reward),),
-        is_correct=lambda _, __, ___=(): False,
+        is_correct=lambda _, __, ___=(), ____=None: False,
     )
 
 

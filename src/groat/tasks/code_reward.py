@@ -36,7 +36,7 @@ def all_code_tests_reward(*, seconds: float = 4.0, memory_mib: int = 512) -> Cod
 def _limits(seconds: float, memory_mib: int) -> Limits:
     if not (0 < seconds <= 3600 and memory_mib >= 64):
         raise UserError(f"seconds must be above 0 and memory_mib 64 or more, got {seconds} and {memory_mib}")
-    return Limits(seconds=seconds, cpu_seconds=math.ceil(seconds), memory_bytes=memory_mib * 2**20)
+    return Limits(seconds=seconds, memory_bytes=memory_mib * 2**20)
 
 
 class CodeReward(BuiltReward):

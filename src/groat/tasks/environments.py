@@ -35,6 +35,15 @@ class Environment(Protocol):
         ...
 
 
+class Conversation(Environment, Protocol):
+    """An environment as a completion meets it."""
+
+    @property
+    def environment(self) -> Any:
+        """What reward functions get that ask for `environments`: the user's own object; None: there is none."""
+        ...
+
+
 class Environments(Protocol):
     """Makes the environments of a task, and says what a model has to know of them."""
 
@@ -52,15 +61,15 @@ class Environments(Protocol):
         """The same, as a model with this chat template knows them."""
         ...
 
-    def shown(self, prompt: str | tuple[Message, ...]) -> str | tuple[Message, ...]:
-        """The prompt as it is put to the model."""
+    def shown(self, problem: Problem) -> str | tuple[Message, ...]:
+        """The problem's prompt as it is put to the model."""
         ...
 
     def example(self) -> tuple[Message, ...]:
         """Turns such as replies are made of: a chat template that refuses them is told before the run."""
         ...
 
-    def begin(self, problem: Problem) -> Environment: ...
+    def begin(self, problem: Problem) -> Conversation: ...
 
     def close(self) -> None:
         """Gives back what is held, such as processes; a later call takes it again."""
@@ -79,29 +88,31 @@ class OwnEnvironments:
         del source
         return self
 
-    def shown(self, prompt: str | tuple[Message, ...]) -> str | tuple[Message, ...]:
-        return prompt
+    def shown(self, problem: Problem) -> str | tuple[Message, ...]:
+        return problem.prompt
 
     def example(self) -> tuple[Message, ...]:
         return ({"role": "user", "content": "?"},)
 
-    def begin(self, problem: Problem) -> Environment:
-        return _Checked(self.make(problem), problem)
+    def begin(self, problem: Problem) -> Conversation:
+        environment = self.make(problem)
+        return CheckedConversation(environment, problem, type(environment).__name__)
 
     def close(self) -> None:
         return
 
 
-class _Checked:
+class CheckedConversation:
     """An environment whose mistakes are named."""
 
-    def __init__(self, environment: Environment, problem: Problem) -> None:
-        self._environment = environment
+    def __init__(self, environment: Environment, problem: Problem, name: str) -> None:
+        self.environment = environment
         self._problem = problem
+        self._name = name
 
     def reply(self, text: str) -> Reply | None:
         try:
-            given = self._environment.reply(text)
+            given = self.environment.reply(text)
         except Exception as error:
             raise self._mistake(f"raised {type(error).__name__}: {str(error)[:300]}") from error
         if given is None:
@@ -117,8 +128,7 @@ class _Checked:
         return replace(given, turns=tuple(replace(turn, content=cleaned(turn.content)) for turn in given.turns))
 
     def _mistake(self, what: str) -> OwnEnvironmentError:
-        name = type(self._environment).__name__
-        return OwnEnvironmentError(f"the environment {name} {what} (problem {self._problem.id})")
+        return OwnEnvironmentError(f"the environment {self._name} {what} (problem {self._problem.id})")
 
 
 def cleaned(text: str) -> str:

@@ -19,6 +19,7 @@ from groat.types import UserError
 RESIDENT_BYTES = 36 * 2**20
 """Of a worker, measured on Linux with Python 3.11; what the file itself imports comes on top."""
 _HOOKS = ("log_metric", "log_extra")
+_STAYING = ("trainer_state", "environments")
 
 
 def isolated(
@@ -30,8 +31,9 @@ def isolated(
     through JSON: columns must be made of texts, numbers, lists and mappings.
     """
     parameters = inspect.signature(function).parameters
-    if "trainer_state" in parameters:
-        raise UserError(f"{spec} takes trainer_state, which stays in the trainer: with task.isolate_rewards it cannot")
+    for name in _STAYING:
+        if name in parameters:
+            raise UserError(f"{spec} takes {name}, which stays in the trainer: with task.isolate_rewards it cannot")
     worker = Worker(
         Target(name="groat.tasks.isolated_call:answer_call", is_trusted=True),
         Limits(seconds=timeout_seconds),
@@ -40,8 +42,8 @@ def isolated(
 
     def score(completions: Completions, **given: Any) -> list[float | None]:
         hooks = {name: given.pop(name) for name in _HOOKS if name in given}
-        given.pop("trainer_state", None)
-        arguments = {"completions": completions, **given}
+        sent = {name: value for name, value in given.items() if name not in _STAYING}
+        arguments = {"completions": completions, **sent}
         _check_is_json(spec, arguments)
         outcome = worker.call({"spec": spec, "arguments": arguments})
         if isinstance(outcome, Raised):

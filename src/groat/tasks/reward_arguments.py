@@ -10,7 +10,7 @@ from typing import Any
 
 from groat.types import Problem, Turn, UserError
 
-KEYWORDS = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric")
+KEYWORDS = ("prompts", "completions", "completion_ids", "environments", "trainer_state", "log_extra", "log_metric")
 """What every reward function is offered besides the columns; no column may have one of these names."""
 
 
@@ -23,6 +23,8 @@ class Answers:
     token_ids: Sequence[Sequence[int]]
     turns: Sequence[Sequence[Turn]]
     """All turns of completions that are conversations, whose text is the last one; else none."""
+    environments: Sequence[Any] = ()
+    """What each completion talked to; empty: nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,15 +54,17 @@ def reward_arguments(
             _as_trl(*answer) for answer in zip(answers.problems, answers.texts, answers.turns, strict=True)
         ],
         "completion_ids": lambda: [list(token_ids) for token_ids in answers.token_ids],
+        "environments": lambda: list(answers.environments) or [None] * len(answers.texts),
         "trainer_state": lambda: trainer_state,
         "log_extra": lambda: logged.log_extra,
         "log_metric": lambda: logged.log_metric,
     }
     columns = {name for problem in answers.problems for name in problem.columns}
+    unasked = () if any(one is not None for one in answers.environments) else ("environments",)
     return {
         name: offered[name]() if name in offered else _column(answers.problems, name)
         for name in (*offered, *sorted(columns))
-        if _takes(function, name)
+        if (_names(function, name) if name in unasked else _takes(function, name))
     }
 
 
@@ -82,11 +86,13 @@ def check_arguments(name: str, function: Callable[..., Any], columns: Collection
 
 
 def _takes(function: Callable[..., Any], name: str) -> bool:
-    parameters = _parameters(function)
-    named = parameters.get(name)
-    if named is not None and named.kind in (named.POSITIONAL_OR_KEYWORD, named.KEYWORD_ONLY):
-        return True
-    return any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in _parameters(function).values())
+    return takes_all or _names(function, name)
+
+
+def _names(function: Callable[..., Any], name: str) -> bool:
+    named = _parameters(function).get(name)
+    return named is not None and named.kind in (named.POSITIONAL_OR_KEYWORD, named.KEYWORD_ONLY)
 
 
 def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:

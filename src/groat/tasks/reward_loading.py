@@ -82,7 +82,7 @@ def reward_functions(
     ]
     if weights is not None and len(weights) != len(loaded):
         raise UserError(f"reward_weights has {len(weights)} values for {len(loaded)} reward functions")
-    names = _told_apart([_name_of(function) for function in loaded])
+    names = told_apart([_name_of(function) for function in loaded])
     for name, function in zip(names, loaded, strict=True):
         check_arguments(name, function, columns)
     return tuple(
@@ -183,7 +183,8 @@ def _name_of(function: Any) -> str:
     return getattr(function, "__name__", type(function).__name__)
 
 
-def _told_apart(names: Sequence[str]) -> list[str]:
+def told_apart(names: Sequence[str]) -> list[str]:
+    """Of equal names the second becomes name_2."""
     told: list[str] = []
     for name in names:
         number, other = 1, name

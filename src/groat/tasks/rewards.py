@@ -184,6 +184,7 @@ def _answers_of(groups: Sequence[Group]) -> Answers:
         texts=[completion.text for _, completion in pairs],
         token_ids=[completion.token_ids for _, completion in pairs],
         turns=[completion.turns for _, completion in pairs],
+        environments=[completion.environment for _, completion in pairs],
     )
 
 

@@ -42,6 +42,10 @@ from groat.tasks.verifiers import (
     right_steps,
     written_steps,
 )
+from groat.tasks.verifiers_loading import PREFIX as VERIFIERS_PREFIX
+from groat.tasks.verifiers_loading import environment_rows, load_environment
+from groat.tasks.verifiers_rewards import rubric_rewards
+from groat.tasks.verifiers_rollouts import Coroutines, VerifiersEnvironments, told_tools
 from groat.types import Problem, Turn, UserError
 
 PYTHON_TASK = "python"
@@ -51,8 +55,9 @@ logger = logging.getLogger("groat")
 
 
 class Judgement(Protocol):
-    def __call__(self, problem: Problem, text: str, turns: Sequence[Turn] = (), /) -> bool:
-        """Whether a completion is right: the text of its last turn, and all turns if it is a conversation."""
+    def __call__(self, problem: Problem, text: str, turns: Sequence[Turn] = (), environment: Any = None, /) -> bool:
+        """Whether a completion is right: the text of its last turn, and, if it is a conversation, all turns and what it
+        talked to."""
         ...
 
 
@@ -76,7 +81,9 @@ class Task:
 
 def build_task(config: TaskConfig, seed: int) -> Task:
     """`seed` chooses the training problems of built-in tasks, or the order of a file's rows."""
-    task = replace(_without_environments(config, seed), environments=environments_from(config))
+    task = _without_environments(config, seed)
+    if task.environments is None:
+        task = replace(task, environments=environments_from(config))
     if config.judge is None:
         return task
     judge = load_reward(config.judge)
@@ -92,6 +99,8 @@ def _without_environments(config: TaskConfig, seed: int) -> Task:
         return _countdown(config, seed)
     if config.name.startswith(PREFIX):
         return _gym(config, seed)
+    if config.name.startswith(VERIFIERS_PREFIX):
+        return _verifiers(config, seed)
     if config.name == PYTHON_TASK:
         raise UserError(
             "this run was started from Python: its rows and reward functions are in the script, not in the run's "
@@ -100,7 +109,8 @@ def _without_environments(config: TaskConfig, seed: int) -> Task:
     if not config.name.endswith(ENDINGS) and not config.name.startswith(HUB_PREFIX):
         raise UserError(
             f"task.name is {config.name!r}: use arithmetic, large_arithmetic, countdown, {PREFIX}DATASET, "
-            f"{HUB_PREFIX}HUB_ID, or a file of rows with a `prompt` column ({', '.join(ENDINGS)})"
+            f"{VERIFIERS_PREFIX}ENVIRONMENT, {HUB_PREFIX}HUB_ID, or a file of rows with a `prompt` column "
+            f"({', '.join(ENDINGS)})"
         )
     train = _problems_of(config.name, config)
     if config.eval_name is None:
@@ -179,13 +189,12 @@ def _large_arithmetic(config: TaskConfig, seed: int) -> Task:
         train=ArithmeticStream(seed, config.num_steps, opening, sizes=LARGE),
         held_out=held_out_arithmetic(config.num_steps, opening, LARGE),
         rewards=_asked_for(config, ("answer", "num_steps", "solution")) or rewards,
-        is_correct=lambda problem, text, _=(): has_correct_answer(text, problem.columns["answer"]),
+        is_correct=lambda problem, text, _=(), __=None: has_correct_answer(text, problem.columns["answer"]),
     )
 
 
-def _says_the_answer(problem: Problem, text: str, turns: Sequence[Turn] = (), /) -> bool:
+def _says_the_answer(problem: Problem, text: str, *_: Any) -> bool:
     """Between the last `<answer>` tags, where there are any, or in the last `Answer:` line."""
-    del turns
     tagged, answer = last_tag(text), problem.columns["answer"]
     return has_correct_answer(text, answer) if tagged is None else is_numeric_match(tagged, answer)
 
@@ -212,7 +221,7 @@ def _countdown(config: TaskConfig, seed: int) -> Task:
         train=CountdownStream(seed, config.num_operands, opening),
         held_out=held_out_countdown(config.num_operands, opening),
         rewards=_asked_for(config, ("nums", "target", "answer")) or rewards,
-        is_correct=lambda problem, text, _=(): (
+        is_correct=lambda problem, text, _=(), __=None: (
             answer_verdict(text, problem.columns["nums"], problem.columns["target"]) >= 1
         ),
     )
@@ -227,6 +236,33 @@ def _gym(config: TaskConfig, seed: int) -> Task:
         held_out=gym_problems(gym, HELD_OUT_SEED, NUM_HELD_OUT, config.system_prompt),
         rewards=_asked_for(config, ("answer", "gym_place")) or (own,),
         is_correct=partial(_is_rewarded, Grader([own], config.reward_timeout_seconds)),
+    )
+
+
+def _verifiers(config: TaskConfig, seed: int) -> Task:
+    if config.tools or config.environment is not None:
+        raise UserError(f"{config.name} brings its own tools: take task.tools and task.environment out")
+    environment = load_environment(config.name)
+    train, held_out = environment_rows(environment, config.name)
+    if held_out is None:
+        train, held_out = split_held_out(train, config.eval_fraction)
+    loop = Coroutines(config.reward_timeout_seconds)
+    rewards = _asked_for(config, tuple(_columns(train))) or rubric_rewards(environment, loop)
+    first = next(reward for reward in rewards if reward.weight)
+    own_turns = getattr(environment, "max_turns", -1)
+    return Task(
+        name=type(environment).__name__,
+        train=_shuffled(train, seed) if config.shuffle_dataset else train,
+        held_out=held_out,
+        rewards=rewards,
+        is_correct=partial(_is_rewarded, Grader([first], config.reward_timeout_seconds)),
+        environments=VerifiersEnvironments(
+            environment=environment,
+            loop=loop,
+            max_turns=own_turns if own_turns > 0 else config.max_turns,
+            format_name=config.tool_format,
+            tools=told_tools(environment),
+        ),
     )
 
 
@@ -262,7 +298,7 @@ def _judges(
     if not functions:
         _check_answers((*train, *held_out))
         rewards = (RewardFunction(name="answer_match", function=answer_match),)
-        return rewards, lambda problem, text, _=(): is_answer_match(text, problem.columns["answer"])
+        return rewards, lambda problem, text, _=(), __=None: is_answer_match(text, problem.columns["answer"])
     rewards = reward_functions(functions, weights, _columns(train), isolated_seconds)
     if held_out:
         check_arguments(rewards[0].name, rewards[0].function, _columns(held_out))
@@ -270,9 +306,11 @@ def _judges(
     return rewards, partial(_is_rewarded, grader)
 
 
-def _is_rewarded(grader: Grader, problem: Problem, text: str, turns: Sequence[Turn] = ()) -> bool:
+def _is_rewarded(
+    grader: Grader, problem: Problem, text: str, turns: Sequence[Turn] = (), environment: Any = None
+) -> bool:
     """None, not applicable, counts as wrong."""
-    answers = Answers(problems=[problem], texts=[text], token_ids=[()], turns=[turns])
+    answers = Answers(problems=[problem], texts=[text], token_ids=[()], turns=[turns], environments=[environment])
     [value] = grader.values(answers)[grader.functions[0].name]
     return value is not None and value >= 1
 

@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from os import PathLike
 from typing import Any, ClassVar, Self
 
 from groat.trainers.trl_options import LEAVE_OUT, NO_HUB, NO_VLLM, SWITCHED_OFF, TRLOptions, noted, refused
@@ -90,6 +91,9 @@ class RunOptions(TRLOptions):
     model_init_kwargs: Mapping[str, Any] | None = None
     chat_template: str | None = None
     """File with a jinja chat template, instead of the model's own (groat only)."""
+    cold_start: str | PathLike[str] | Mapping[str, Any] | None = None
+    """Worked examples to learn before the first step: their file, or the options of a recipe's section `cold_start` by
+    name, such as {"examples": "worked.jsonl", "num_train_epochs": 4} (groat only)."""
     budget: str | None = None
     """The most memory the process may hold, such as 3GiB (groat only)."""
     reward_timeout_seconds: float = 60.0

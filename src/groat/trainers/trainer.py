@@ -41,8 +41,9 @@ from groat.trainers.going_on import check_same_config, check_same_rows, run_to_r
 from groat.trainers.task import repeating_in_order, with_trainer_state
 from groat.trainers.translate import Data, translate
 from groat.training.build import build
+from groat.training.ending import Summary
 from groat.training.phases import Stopped
-from groat.training.run import Summary, resume, train
+from groat.training.run import resume, train
 from groat.types import UserError
 
 logger = logging.getLogger("groat")
@@ -251,7 +252,8 @@ class Trainer:
         for name, values in series:
             for step, value in values:
                 figures.setdefault(step, {})[name] = value
-        return [self._entry(step, figures[step]) for step in sorted(figures) if step <= last]
+        # Steps up to 0 are those of a cold start.
+        return [self._entry(step, figures[step]) for step in sorted(figures) if 0 < step <= last]
 
     def _evaluations(self, reader: RunReader) -> list[dict[str, float]]:
         return [

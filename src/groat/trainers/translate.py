@@ -72,6 +72,7 @@ def translate(args: RunOptions, model: str, lora: LoraConfig, data: Data) -> Tra
             else [float(weight) for weight in args.reward_weights],
             "reward_timeout_seconds": args.reward_timeout_seconds,
         },
+        "cold_start": _cold_start(args),
         "sampling": _sampling(args),
         "algorithm": algorithm_section(args),
         "training": _training(args, steps),
@@ -83,6 +84,19 @@ def translate(args: RunOptions, model: str, lora: LoraConfig, data: Data) -> Tra
         sections["output_dir"] = str(args.output_dir)
     notes = (*option_notes(args), *translation_notes(args, steps), *algorithm_notes(args))
     return Translation(config=_checked(sections, type(args).__name__), notes=notes)
+
+
+def _cold_start(args: RunOptions) -> dict[str, Any]:
+    given = args.cold_start
+    if given is None:
+        return {}
+    section = dict(given) if isinstance(given, Mapping) else {"examples": given}
+    if section.get("examples") is None:
+        raise UserError(
+            f"{type(args).__name__}: cold_start has no `examples`: name the file of worked examples there, such as "
+            '{"examples": "worked.jsonl"}'
+        )
+    return section | {"examples": str(section["examples"])}
 
 
 def _sampling(args: RunOptions) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import numpy as np
 from groat.model.lora import Adapter
 from groat.model.tokenizer import Tokenizer
 from groat.sampling.base import Progress, Sampler, SamplingParams, no_progress
-from groat.tasks.environments import Environment, Environments, Reply
+from groat.tasks.environments import Conversation, Environments, Reply
 from groat.types import Completion, FinishReason, Group, Prompt, Span, Turn, UserError
 
 _UNREADABLE = "(the result cannot be shown)"
@@ -124,7 +124,7 @@ class _Talk:
     """A completion on its way, turn by turn."""
 
     prompt: Prompt
-    environment: Environment
+    environment: Conversation
     seed: int
     index: int
     latest: Completion
@@ -182,6 +182,7 @@ class _Talk:
             finish_reason=self.finish_reason,
             replies=tuple(self.replies),
             turns=tuple(self.turns),
+            environment=self.environment.environment,
         )
 
     def _end_turn(self) -> None:

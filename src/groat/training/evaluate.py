@@ -57,8 +57,8 @@ def evaluate(
     if is_correct is None:
         answers = [_answer(group, "judged", won > 0.5) for group, won in zip(greedy, won_P, strict=True)]
         return EvaluationResult(figures=figures, answers=answers)
-    right_PK = [[is_correct(g.prompt.problem, c.text, c.turns) for c in g.completions] for g in sampled]
-    right_P = [is_correct(g.prompt.problem, g.completions[0].text, g.completions[0].turns) for g in greedy]
+    right_PK = [[is_correct(g.prompt.problem, c.text, c.turns, c.environment) for c in g.completions] for g in sampled]
+    right_P = [is_correct(g.prompt.problem, c.text, c.turns, c.environment) for g in greedy for c in g.completions]
     return EvaluationResult(
         figures={
             f"avg@{num_samples}": mean_of_means([sum(right) / len(right) for right in right_PK]),

@@ -15,6 +15,6 @@ def encode(problems: Sequence[Problem], tokenizer: Tokenizer, environments: Envi
         return [Prompt(problem=one, token_ids=tuple(tokenizer.encode_prompt(one.prompt))) for one in problems]
     schemas = environments.schemas
     return [
-        Prompt(problem=one, token_ids=tuple(tokenizer.encode_prompt(environments.shown(one.prompt), schemas)))
+        Prompt(problem=one, token_ids=tuple(tokenizer.encode_prompt(environments.shown(one), schemas)))
         for one in problems
     ]

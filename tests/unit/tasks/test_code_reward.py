@@ -4,7 +4,7 @@ import pytest
 from reward_examples import a_grader, a_group
 
 from groat.tasks import load_reward, task_from_rows
-from groat.tasks.code_reward import CodeReward
+from groat.tasks.code_reward import CodeReward, code_tests_reward
 from groat.tasks.code_tests import code_tests
 from groat.tasks.explained import why_of
 from groat.tasks.sandbox import Limits
@@ -103,6 +103,24 @@ def test_time_is_for_all_tests_together(sandbox):
     reward.close()
     assert scores == [1 / 3]
     assert [why_of(score) for score in scores] == ["1 of 3 tests hold; test 2: out of time; test 3: out of time"]
+
+
+def test_the_clock_comes_before_the_limit_on_cpu_time():
+    # A program that spins for 1.5 s, or 4 s, by the clock has had no more CPU time than that, and may have 3 s, or 5 s.
+    assert Limits(seconds=1.5).resolved()["cpu_seconds"] == 3
+    assert Limits().resolved()["cpu_seconds"] == 5
+    assert Limits(seconds=1.5, cpu_seconds=1).resolved()["cpu_seconds"] == 1
+
+
+@pytest.mark.parametrize("tests", [TESTS, [{"stdout": "1"}]], ids=["functions", "script"])
+def test_the_reason_of_a_program_that_never_ends_is_the_clock(sandbox, tests):
+    reward = code_tests_reward(seconds=1.0)
+    endless = [code("def double(x):\n    while True: pass\nwhile True: pass")] * 6
+    scores = reward(endless, tests=[tests] * 6)
+    reward.close()
+    total = len(tests)
+    reasons = "; ".join(f"test {place}: out of time" for place in range(1, total + 1))
+    assert [why_of(score) for score in scores] == [f"0 of {total} tests hold; {reasons}"] * 6
 
 
 @pytest.mark.parametrize(

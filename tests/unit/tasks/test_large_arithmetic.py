@@ -61,7 +61,7 @@ def test_no_problem_is_both_trained_on_and_held_out():
 def test_worked_examples_call_the_calculator_where_there_is_one():
     with_tool, without = build_task(config("calculator"), 0), build_task(config(), 0)
     assert with_tool.environments is not None
-    shown = with_tool.environments.for_template("").shown(with_tool.train[0].prompt)
+    shown = with_tool.environments.for_template("").shown(with_tool.train[0])
     assert shown[0]["role"] == "system"  # type: ignore[index]
     assert "call NAME: ARGUMENT" in shown[0]["content"]  # type: ignore[index]
     assert list(shown[2:5]) == [
@@ -69,7 +69,7 @@ def test_worked_examples_call_the_calculator_where_there_is_one():
         {"role": "user", "content": "result: 669"},
         {"role": "assistant", "content": "Answer: 669"},
     ]
-    hermes = with_tool.environments.for_template("<tool_call>").shown(with_tool.train[0].prompt)
+    hermes = with_tool.environments.for_template("<tool_call>").shown(with_tool.train[0])
     assert [turn["role"] for turn in hermes[:4]] == ["user", "assistant", "tool", "assistant"]  # type: ignore[index]
     assert hermes[1]["content"].startswith('<tool_call>\n{"name": "calculator"')  # type: ignore[index]
     assert without.environments is None

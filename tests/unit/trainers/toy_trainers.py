@@ -27,7 +27,16 @@ def toy_options(output_dir: Path, **changes: Any) -> GRPOConfig:
 
 def toy_trainer(folder: Path, name: str = "run", *, rows: Any = None, **changes: Any) -> GRPOTrainer:
     """Trains in folder/name; arguments of the trainer go to it, all others to its options."""
-    of_trainer = {"reward_funcs", "eval_dataset", "callbacks", "peft_config", "processing_class", "optimizers", "tools"}
+    of_trainer = {
+        "reward_funcs",
+        "eval_dataset",
+        "callbacks",
+        "peft_config",
+        "processing_class",
+        "optimizers",
+        "tools",
+        "environment_factory",
+    }
     arguments = {key: changes.pop(key) for key in list(changes) if key in of_trainer}
     model = folder / "model"
     if not model.exists():

@@ -219,14 +219,14 @@ def test_the_first_error_is_told_even_where_it_can_neither_be_recorded_nor_saved
         raise UserError("the reward function is wrong.")
 
     monkeypatch.setattr(RunStore, "record_event", full)
-    monkeypatch.setattr("groat.training.run.save_checkpoint", full)
-    monkeypatch.setattr("groat.training.run.train_step", reward_fails)
+    monkeypatch.setattr("groat.training.under_way.save_checkpoint", full)
+    monkeypatch.setattr("groat.training.reinforcement.train_step", reward_fails)
     with pytest.raises(UserError) as error:
         train(config, quiet())
     assert str(error.value) == "the reward function is wrong. Once that is put right, go on: groat resume run"
 
 
-@pytest.mark.parametrize("place", ["save_peft", "RunFolder.write_summary"])
+@pytest.mark.parametrize("place", ["ending.save_peft", "under_way.RunFolder.write_summary"])
 def test_an_end_that_cannot_be_written_is_told_and_can_be_made_up_for(
     config: RunConfig, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
@@ -234,7 +234,7 @@ def test_an_end_that_cannot_be_written_is_told_and_can_be_made_up_for(
         raise UserError("the disk is full")
 
     with monkeypatch.context() as patched:
-        patched.setattr(f"groat.training.run.{place}", full)
+        patched.setattr(f"groat.training.{place}", full)
         with pytest.raises(UserError, match=r"the disk is full. Once that is put right, go on from step 3"):
             train(config, quiet())
     assert resume(Path("run"), quiet()).finished

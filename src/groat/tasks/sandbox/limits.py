@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import asdict, dataclass
 
 MIB = 2**20
 
@@ -13,8 +14,9 @@ class Limits:
 
     seconds: float = 4.0
     """From start to end; a program that is late is ended."""
-    cpu_seconds: int = 4
-    """Of each process."""
+    cpu_seconds: int | None = None
+    """Of each process; None: more than `seconds`. The clock ends a program that does not end, and says so, before the
+    limit on its CPU time does without a word."""
     memory_bytes: int = 512 * MIB
     """Addresses of each process, some 30 MiB of which Python takes."""
     processes: int = 4
@@ -28,5 +30,11 @@ class Limits:
 
     def __post_init__(self) -> None:
         for name in self.__dataclass_fields__:
-            if not getattr(self, name) > 0:
-                raise ValueError(f"sandbox limit {name} must be above 0, got {getattr(self, name)}")
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"sandbox limit {name} must be above 0, got {value}")
+
+    def resolved(self) -> dict[str, float]:
+        """All limits by name, as numbers."""
+        behind_the_clock = math.ceil(self.seconds) + 1
+        return {**asdict(self), "cpu_seconds": self.cpu_seconds or behind_the_clock}

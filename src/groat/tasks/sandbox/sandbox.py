@@ -11,7 +11,7 @@ import threading
 import weakref
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from groat.tasks.sandbox.box import ENVIRONMENT, Box, Builder, available_builders
@@ -62,7 +62,7 @@ class Sandbox:
         process = self._running()
         ours, theirs = socket.socketpair()
         with theirs:
-            process.send(json.dumps(asdict(limits)).encode(), [theirs.fileno(), *files])
+            process.send(json.dumps(limits.resolved()).encode(), [theirs.fileno(), *files])
         return Leash(ours, limits.seconds + GRACE_SECONDS, process)
 
     def close(self) -> None:

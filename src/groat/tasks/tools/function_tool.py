@@ -19,28 +19,28 @@ def function_tool(function: Callable[..., Any], seconds: float = 10.0) -> Tool:
     cannot be stopped, so it may go on until the process ends.
     """
     description, parameters = described(function)
-    calls = _Calls(function, seconds)
+    calls = OwnCalls(seconds)
     return Tool(
         name=getattr(function, "__name__", type(function).__name__),
         description=description,
         parameters=parameters,
-        run=calls.run,
+        run=partial(calls.run, function),
         close=calls.close,
     )
 
 
-class _Calls:
-    """The thread in which a function is called."""
+class OwnCalls:
+    """The thread in which functions of the user's own are called, one call after another."""
 
-    def __init__(self, function: Callable[..., Any], seconds: float) -> None:
-        self._function = function
+    def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._lock = threading.Lock()
         self._thread: CallThread | None = None
 
-    def run(self, **arguments: Any) -> Any:
+    def run(self, function: Callable[..., Any], /, **arguments: Any) -> Any:
+        """What it returns; ToolError for what it raises, and for one that takes too long."""
         with self._lock:
-            outcome = self._outcome(partial(self._function, **arguments))
+            outcome = self._outcome(function, arguments)
         if isinstance(outcome, Returned):
             return outcome.value
         if isinstance(outcome, Raised):
@@ -52,9 +52,10 @@ class _Calls:
             self._thread.close()
             self._thread = None
 
-    def _outcome(self, call: Callable[[], Any]) -> Outcome:
+    def _outcome(self, function: Callable[..., Any], arguments: dict[str, Any]) -> Outcome:
         self._thread = self._thread or CallThread()
-        if is_async(self._function):
+        call = partial(function, **arguments)
+        if is_async(function):
             [outcome] = self._thread.call_together([call], self._seconds)
         else:
             outcome = self._thread.call(call, self._seconds)

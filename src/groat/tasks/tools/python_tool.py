@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from groat.tasks.code_blocks import last_code_block
 from groat.tasks.sandbox import Limits, Sandbox, SandboxError
 from groat.tasks.sandbox.programs import ScriptRun, run_script
@@ -16,8 +14,7 @@ def python_tool(seconds: float = 4.0) -> Tool:
     """SandboxError where programs cannot be run safely. Nothing is kept from call to call."""
     sandbox = Sandbox()
     sandbox.check()
-    # The clock ends a program that does not end, and says so, before the limit on its CPU time does without a word.
-    limits = Limits(seconds=seconds, cpu_seconds=math.ceil(seconds) + 1, file_bytes=_PRINTED_BYTES)
+    limits = Limits(seconds=seconds, file_bytes=_PRINTED_BYTES)
 
     def run(code: str) -> str:
         return _told(_ran(sandbox, last_code_block(code) or code, limits), seconds)

@@ -34,7 +34,8 @@ class ToolEnvironments:
     def schemas(self) -> tuple[Mapping[str, Any], ...]:
         return self._format.template_schemas(self.tools)
 
-    def shown(self, prompt: str | tuple[Message, ...]) -> tuple[Message, ...]:
+    def shown(self, problem: Problem) -> tuple[Message, ...]:
+        prompt = problem.prompt
         if isinstance(prompt, str):
             raise UserError(
                 f"task.tools needs chat turns, but a prompt is plain text ({prompt[:40]!r}): write prompts as "
@@ -49,6 +50,10 @@ class ToolEnvironments:
         """Tools remember nothing: one environment does for all."""
         del problem
         return self
+
+    @property
+    def environment(self) -> None:
+        return None
 
     def reply(self, text: str) -> Reply | None:
         found = self._format.calls(text, self.tools)

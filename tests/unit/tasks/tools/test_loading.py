@@ -95,7 +95,7 @@ def test_plain_text_prompts_are_refused_with_the_way_out(tmp_path: Path):
     task = build_task(TaskConfig(name=str(tmp_path / "rows.jsonl"), tools=("calculator",)), 0)
     assert task.environments is not None
     with pytest.raises(UserError, match=r"needs chat turns.*set task.chat"):
-        task.environments.shown(task.train[0].prompt)
+        task.environments.shown(task.train[0])
 
 
 def test_tools_and_an_environment_exclude_each_other():
