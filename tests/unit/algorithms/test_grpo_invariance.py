@@ -6,9 +6,18 @@ from dataclasses import replace
 
 import pytest
 import torch
-from grpo_examples import a_completion, a_group, gradient, grpo, packed, random_step, step_loss
+from grpo_examples import (
+    a_completion,
+    a_group,
+    gradient,
+    grpo,
+    packed,
+    random_step,
+    rloo,
+    step_loss,
+)
 
-from groat.algorithms.base import join_metrics
+from groat.algorithms.base import Algorithm, join_metrics
 from groat.types import Sample
 
 LOSS_TYPES = ("grpo", "dr_grpo", "dapo", "bnpo", "cispo")
@@ -100,6 +109,43 @@ def test_on_the_first_update_the_ratio_is_one_and_the_gradient_is_not_zero() -> 
     torch.testing.assert_close(loss, expected, rtol=1e-12, atol=1e-12)
     slope_N = torch.autograd.grad(loss, forward.logprobs_N)[0]
     torch.testing.assert_close(slope_N, -targets.advantages_N / num_tokens, rtol=1e-12, atol=1e-15)
+
+
+def first_gradient(algorithm: Algorithm) -> torch.Tensor:
+    """Of the update in which every ratio is 1, over the gradient's own length: what AdamW sees."""
+    step = random_step()
+    gradient_BL = gradient(step_loss(algorithm, step, old_is_known=False), step)
+    return gradient_BL / gradient_BL.norm()
+
+
+def on_policy(loss_type: str, level: str = "token", scale: str = "none") -> Algorithm:
+    return grpo(
+        loss_type=loss_type,
+        importance_sampling_level=level,
+        scale_rewards=scale,
+        importance_sampling_correction=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "same_as"),
+    [
+        (on_policy("bnpo"), on_policy("dapo")),
+        (on_policy("cispo"), on_policy("dapo")),
+        (on_policy("vespo"), on_policy("dapo")),
+        (on_policy("dr_grpo"), on_policy("dapo")),
+        (on_policy("luspo", "sequence"), on_policy("dapo")),
+        (rloo(beta=0.0), on_policy("dapo")),
+        (on_policy("sapo"), on_policy("grpo")),
+        (on_policy("grpo", "sequence"), on_policy("grpo")),
+    ],
+)
+def test_in_the_first_update_these_algorithms_go_the_same_way(algorithm: Algorithm, same_as: Algorithm) -> None:
+    torch.testing.assert_close(first_gradient(algorithm), first_gradient(same_as), rtol=1e-9, atol=1e-12)
+
+
+def test_a_mean_over_each_answer_goes_another_way() -> None:
+    assert not torch.allclose(first_gradient(on_policy("grpo")), first_gradient(on_policy("dapo")), rtol=0.1)
 
 
 def test_a_truncated_completion_shapes_its_group_but_has_no_gradient_when_masked() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from groat.config.algorithms import (
+    ALGORITHMS,
     GRPOAlgorithmConfig,
     PPOAlgorithmConfig,
     ReinforceAlgorithmConfig,
@@ -68,6 +69,12 @@ def test_config_survives_the_round_trip_through_yaml(tmp_path: Path, config: Run
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
 def test_every_recipe_loads_and_says_more_than_the_defaults(path: Path):
     assert read_yaml(path) != BASE
+
+
+def test_every_algorithm_has_a_recipe_that_is_measured_on_held_out_problems():
+    recipes = [read_yaml(path) for path in RECIPES]
+    measured = {recipe.algorithm.kind for recipe in recipes if recipe.evaluation.num_problems >= 200}
+    assert measured == set(ALGORITHMS)
 
 
 def test_arithmetic_recipe_is_the_demo_in_another_folder():
