@@ -20,11 +20,20 @@ from groat.tasks.rows import problems_from_rows
 from groat.types import Problem, UserError
 
 PREFIX = "verifiers:"
-VERSIONS = "verifiers 0.1.8 to 0.2.1"
+VERSIONS = "verifiers 0.1.9 to 0.3.1"
 """Whose environments groat can follow."""
 
 _NAMED = re.compile(r"(?P<name>[^()]+)(?:\((?P<options>.*)\))?", re.DOTALL)
-_NEEDED = ("init_state", "setup_state", "is_completed", "env_response", "get_prompt_messages", "rubric")
+_NEEDED = (
+    "init_state",
+    "setup_state",
+    "is_completed",
+    "env_response",
+    "get_prompt_messages",
+    "add_trajectory_step",
+    "render_completion",
+    "rubric",
+)
 
 
 def load_environment(spec: str) -> Any:
@@ -87,7 +96,7 @@ def _options(text: str, spec: str) -> Mapping[str, Any]:
 def _by_id(name: str) -> Callable[..., Any]:
     if importlib.util.find_spec("verifiers") is None:
         raise UserError(
-            f'{PREFIX}{name} needs verifiers, which is not installed: pip install "verifiers<0.3", and the package of '
+            f'{PREFIX}{name} needs verifiers, which is not installed: pip install "verifiers<0.4", and the package of '
             "the environment"
         )
     package = importlib.import_module("verifiers")
@@ -96,7 +105,7 @@ def _by_id(name: str) -> Callable[..., Any]:
         raise UserError(
             f"verifiers {getattr(package, '__version__', '')} has no load_environment: its environments are programs "
             "that talk to a model server, which groat does not have. Environments of an earlier kind work: pip install "
-            '"verifiers<0.3"'
+            '"verifiers<0.4"'
         )
 
     def loaded(**options: Any) -> Any:

@@ -195,5 +195,5 @@ def test_a_run_trains_on_one_and_its_rewards_see_the_conversations_that_are_reco
 
 @pytest.mark.skipif(importlib.util.find_spec("verifiers") is not None, reason="verifiers is installed")
 def test_an_environment_by_its_id_needs_the_package():
-    with pytest.raises(UserError, match=r'verifiers:wordle needs verifiers.*pip install "verifiers<0.3"'):
+    with pytest.raises(UserError, match=r'verifiers:wordle needs verifiers.*pip install "verifiers<0.4"'):
         build_task(TaskConfig(name="verifiers:wordle"), 0)

@@ -1,4 +1,4 @@
-"""Environments of the shape of those of the package `verifiers` 0.1.8 to 0.2.1, which need not be installed: messages
+"""Environments of the shape of those of the package `verifiers` 0.1.9 to 0.3.1, which need not be installed: messages
 are mappings and rows lists, and the loop that a model server would drive is left out."""
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ def phases() -> Phases:
     return Phases(Console(quiet=True, stream=io.StringIO()))
 
 
-def is_right(problem: Problem, text: str, turns: Sequence[Turn] = ()) -> bool:
+def is_right(problem: Problem, text: str, turns: Sequence[Turn] = (), environment: object = None) -> bool:
     return text == problem.columns["answer"]
 
 
