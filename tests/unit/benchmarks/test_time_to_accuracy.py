@@ -43,7 +43,7 @@ def test_trl_is_asked_for_the_demos_training():
     options = trl_options(RECIPE)
     sampling = {"num_generations": 8, "generation_batch_size": 64, "max_completion_length": 40, "temperature": 1.0}
     loss = {"loss_type": "dapo", "beta": 0.0, "epsilon": 0.2, "num_iterations": 1, "scale_rewards": "group"}
-    optimizer = {"optim": "adamw_torch_fused", "learning_rate": 2e-4, "lr_scheduler_type": "constant"}
+    optimizer = {"optim": "adamw_torch_fused", "learning_rate": 3e-4, "lr_scheduler_type": "linear"}
     adam = {"adam_beta1": 0.9, "adam_beta2": 0.999, "adam_epsilon": 1e-8, "weight_decay": 0.0, "max_grad_norm": 1.0}
     assert options.items() >= (sampling | loss | optimizer | adam | {"max_steps": 24, "seed": 0}).items()
 
