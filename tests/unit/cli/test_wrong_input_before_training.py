@@ -95,7 +95,7 @@ def test_what_is_wrong_is_said_in_one_paragraph_and_the_folder_stays_free(tmp_pa
         (
             ["--task", "rows.txt"],
             "task.name is 'rows.txt': use arithmetic, large_arithmetic, countdown, reasoning_gym:DATASET, "
-            "datasets:HUB_ID, or a file",
+            "verifiers:ENVIRONMENT, datasets:HUB_ID, or a file",
         ),
     ],
 )
