@@ -51,6 +51,11 @@ class Problem:
     def is_conversational(self) -> bool:
         return not isinstance(self.prompt, str)
 
+    @property
+    def plain_prompt(self) -> str | list[dict[str, str]]:
+        """The prompt for other people's code, which may change what it gets: chat turns are made anew each time."""
+        return self.prompt if isinstance(self.prompt, str) else [dict(message) for message in self.prompt]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:

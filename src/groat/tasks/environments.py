@@ -10,6 +10,8 @@ from groat.types import Message, Problem, ToolCall, Turn, UserError
 
 MOST_CHARACTERS = 100_000
 """Of what an environment says at once: more is a mistake."""
+EXAMPLE: tuple[Message, ...] = ({"role": "user", "content": "?"},)
+"""Turns such as replies are made of where there are no tools."""
 
 
 class OwnEnvironmentError(UserError):
@@ -92,7 +94,7 @@ class OwnEnvironments:
         return problem.prompt
 
     def example(self) -> tuple[Message, ...]:
-        return ({"role": "user", "content": "?"},)
+        return EXAMPLE
 
     def begin(self, problem: Problem) -> Conversation:
         environment = self.make(problem)

@@ -49,7 +49,7 @@ def reward_arguments(
 ) -> dict[str, Any]:
     """Copies made for this one call: what the function does to them reaches no one else."""
     offered: dict[str, Callable[[], Any]] = {
-        "prompts": lambda: [_plain(problem.prompt) for problem in answers.problems],
+        "prompts": lambda: [problem.plain_prompt for problem in answers.problems],
         "completions": lambda: [
             _as_trl(*answer) for answer in zip(answers.problems, answers.texts, answers.turns, strict=True)
         ],
@@ -64,7 +64,7 @@ def reward_arguments(
     return {
         name: offered[name]() if name in offered else _column(answers.problems, name)
         for name in (*offered, *sorted(columns))
-        if (_names(function, name) if name in unasked else _takes(function, name))
+        if (_names(function, name) if name in unasked else takes(function, name))
     }
 
 
@@ -85,7 +85,8 @@ def check_arguments(name: str, function: Callable[..., Any], columns: Collection
             )
 
 
-def _takes(function: Callable[..., Any], name: str) -> bool:
+def takes(function: Callable[..., Any], name: str) -> bool:
+    """Whether it can be given an argument by that name."""
     takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in _parameters(function).values())
     return takes_all or _names(function, name)
 
@@ -100,10 +101,6 @@ def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]
         return inspect.signature(function).parameters
     except (TypeError, ValueError):  # some callables written in C do not say what they take
         return {"any": inspect.Parameter("any", inspect.Parameter.VAR_KEYWORD)}
-
-
-def _plain(prompt: str | Sequence[Mapping[str, str]]) -> str | list[dict[str, str]]:
-    return prompt if isinstance(prompt, str) else [dict(message) for message in prompt]
 
 
 def _as_trl(problem: Problem, text: str, turns: Sequence[Turn]) -> str | list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
+from groat.tasks.reward_arguments import takes
 from groat.tasks.reward_loading import told_apart
 from groat.tasks.rewards import RewardFunction
 from groat.tasks.verifiers_rollouts import Coroutines, VerifiersRollout
@@ -94,10 +95,7 @@ def _scores_of_groups(
 
 async def _called(function: Callable[..., Any], offered: Mapping[str, Any]) -> Any:
     """With those of the arguments that it takes."""
-    parameters = inspect.signature(function).parameters.values()
-    takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
-    names = set(offered) if takes_all else {parameter.name for parameter in parameters} & set(offered)
-    value = function(**{name: offered[name] for name in names})
+    value = function(**{name: given for name, given in offered.items() if takes(function, name)})
     return await value if inspect.isawaitable(value) else value
 
 

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any, cast
 
-from groat.tasks.environments import CheckedConversation, Conversation, OwnEnvironmentError, Reply
-from groat.tasks.tools.formats import BadCall, ToolFormat, format_for
+from groat.tasks.environments import EXAMPLE, CheckedConversation, Conversation, OwnEnvironmentError, Reply
+from groat.tasks.tools.formats import BadCall, ToolFormat, example_of_results, format_for
 from groat.tasks.tools.tool import Result, Tool
 from groat.tasks.verifiers_loading import plain_message
 from groat.types import Message, Problem, ToolCall, Turn, UserError
@@ -88,7 +88,7 @@ class VerifiersRollout:
 
     async def _begun(self) -> Any:
         columns = dict(self.problem.columns)
-        row = {"answer": "", "info": {}, "example_id": 0, **columns, "prompt": _dicts(self.problem.prompt)}
+        row = {"answer": "", "info": {}, "example_id": 0, **columns, "prompt": self.problem.plain_prompt}
         state = await self._environment.init_state(row, _no_client(), "groat", {})
         self.state = state
         await self._guarded(self._set_up())
@@ -192,9 +192,7 @@ class VerifiersEnvironments:
         return self._format.explained(prompt, self.tools) if self.tools and not isinstance(prompt, str) else prompt
 
     def example(self) -> tuple[Message, ...]:
-        if not self.tools:
-            return ({"role": "user", "content": "?"},)
-        return tuple({"role": turn.role, "content": turn.content} for turn in self._format.results([Result("1")]))
+        return example_of_results(self._format) if self.tools else EXAMPLE
 
     def begin(self, problem: Problem) -> Conversation:
         name = type(self.environment).__name__
@@ -252,10 +250,6 @@ def _as_environments(message: dict[str, Any], state: Any) -> Any:
     if all(isinstance(one, Mapping) for one in state["prompt"]):
         return message
     return importlib.import_module("verifiers.utils.message_utils").normalize_messages([message])[0]
-
-
-def _dicts(prompt: str | tuple[Message, ...]) -> str | list[dict[str, str]]:
-    return prompt if isinstance(prompt, str) else [dict(message) for message in prompt]
 
 
 def _is_packages(error: Exception) -> bool:

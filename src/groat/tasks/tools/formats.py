@@ -60,6 +60,11 @@ class ToolFormat(Protocol):
     def results(self, results: Sequence[Result]) -> tuple[Turn, ...]: ...
 
 
+def example_of_results(format_: ToolFormat) -> tuple[Message, ...]:
+    """Turns such as results are put in."""
+    return tuple({"role": turn.role, "content": turn.content} for turn in format_.results([Result("1")]))
+
+
 class Hermes:
     def template_schemas(self, tools: Tools) -> tuple[Mapping[str, Any], ...]:
         return tuple(tool.schema for tool in tools.values())

@@ -71,7 +71,7 @@ class ObjectEnvironments:
     def _reset(self, environment: Any, problem: Problem) -> str | None:
         name = type(environment).__name__
         try:
-            observation = environment.reset(prompt=_plain(problem), **problem.columns)
+            observation = environment.reset(prompt=problem.plain_prompt, **problem.columns)
         except Exception as error:
             raise OwnEnvironmentError(
                 f"reset() of the environment {name} raised {type(error).__name__}: {str(error)[:300]} (problem "
@@ -143,7 +143,3 @@ def _with_observation(problem: Problem, observation: str | None) -> Problem:
         return problem
     *before, last = problem.prompt
     return replace(problem, prompt=(*before, {**last, "content": last["content"] + observation}))
-
-
-def _plain(problem: Problem) -> str | list[dict[str, str]]:
-    return problem.prompt if isinstance(problem.prompt, str) else [dict(message) for message in problem.prompt]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from groat.tasks.environments import Reply
-from groat.tasks.tools.formats import BadCall, ToolFormat, format_for
+from groat.tasks.tools.formats import BadCall, ToolFormat, example_of_results, format_for
 from groat.tasks.tools.tool import Result, Tool, called
 from groat.types import Message, Problem, ToolCall, Turn, UserError
 
@@ -44,7 +44,7 @@ class ToolEnvironments:
         return self._format.explained(tuple(one for message in prompt for one in self._shown_turn(message)), self.tools)
 
     def example(self) -> tuple[Message, ...]:
-        return tuple({"role": turn.role, "content": turn.content} for turn in self._format.results([Result("1")]))
+        return example_of_results(self._format)
 
     def begin(self, problem: Problem) -> ToolEnvironments:
         """Tools remember nothing: one environment does for all."""
