@@ -18,7 +18,7 @@ namespace {
 inline bool multiplies_in_bfloat16() { return tiles_are_allowed(); }
 
 constexpr long STEP = 32;         // numbers of a row that a matrix tile has
-constexpr long CHUNK = 512;       // that are multiplied before the next ones: rows of so many stay in the second cache
+constexpr long CHUNK = 256;       // that are multiplied before the next ones: rows of so many stay in the second cache
 constexpr long TILE_STEPS = CHUNK / STEP, TILE_HALVES = STEP * TILE_OUTPUTS;
 
 inline long steps_of(long count) { return (count + STEP - 1) / STEP; }
@@ -82,10 +82,11 @@ struct HalfTile {
   }
 };
 
-// One or two sixteens of rows from `row` on, times the tile: 32 columns of `out`, whose rows are all there.
-template <int SIXTEENS>
+// One or two sixteens of rows from `row` on, times the tile: 32 columns of `out`, whose rows are all there. Meanwhile
+// `ahead(row, step)` asks for what is needed next.
+template <int SIXTEENS, class Ahead>
 void multiply_halves(const HalfTile& tile, const HalfRows& left, long row, long steps, bool add, float* out,
-                     long out_stride) {
+                     long out_stride, const Ahead& ahead) {
   const long bytes = out_stride * sizeof(float);
   float* below = out + SIXTEEN * out_stride;  // where the second sixteen goes
   if (add) {
@@ -105,6 +106,7 @@ void multiply_halves(const HalfTile& tile, const HalfRows& left, long row, long 
   }
   for (long step = 0; step < steps; step++) {
     const uint16_t* right = tile.values + step * TILE_HALVES;
+    ahead(row, step);
     _tile_loadd(6, right, 2 * TILE_OUTPUTS * sizeof(uint16_t));
     _tile_loadd(4, left.at(row, step), STEP * sizeof(uint16_t));
     _tile_dpbf16ps(0, 4, 6);
@@ -125,17 +127,22 @@ void multiply_halves(const HalfTile& tile, const HalfRows& left, long row, long 
 }
 
 // All rows; the last ones, if they are no sixteen, by way of memory of their own.
-inline void multiply_all_halves(const HalfTile& tile, const HalfRows& left, long rows, long steps, bool add, float* out,
-                                long out_stride) {
+struct NothingAhead {
+  void operator()(long, long) const {}
+};
+
+template <class Ahead = NothingAhead>
+void multiply_all_halves(const HalfTile& tile, const HalfRows& left, long rows, long steps, bool add, float* out,
+                                long out_stride, const Ahead& ahead = {}) {
   long row = 0;
   for (; row + 2 * SIXTEEN <= rows; row += 2 * SIXTEEN)
-    multiply_halves<2>(tile, left, row, steps, add, out + row * out_stride, out_stride);
+    multiply_halves<2>(tile, left, row, steps, add, out + row * out_stride, out_stride, ahead);
   for (; row + SIXTEEN <= rows; row += SIXTEEN)
-    multiply_halves<1>(tile, left, row, steps, add, out + row * out_stride, out_stride);
+    multiply_halves<1>(tile, left, row, steps, add, out + row * out_stride, out_stride, ahead);
   if (row == rows) return;
   alignas(64) float last[SIXTEEN][TILE_OUTPUTS] = {};
   for (long i = row; add && i < rows; i++) std::copy_n(out + i * out_stride, TILE_OUTPUTS, last[i - row]);
-  multiply_halves<1>(tile, left, row, steps, add, last[0], TILE_OUTPUTS);
+  multiply_halves<1>(tile, left, row, steps, add, last[0], TILE_OUTPUTS, ahead);
   for (long i = row; i < rows; i++) std::copy_n(last[i - row], TILE_OUTPUTS, out + i * out_stride);
 }
 
@@ -161,11 +168,25 @@ struct ThinParts {
   float* sums_of(long part) const { return sums + part * rows * width; }
 };
 
-// out[rows, width] = g W, with the sums of `thin` beside it. Whole tiles of columns. `scratch`: room for a chunk, twice.
+// Columns of a matrix [rows, tiles * TILE_OUTPUTS], a tile of them after the other: what is added to again and again lies
+// in one piece.
+struct ColumnTiles {
+  float* first;
+  long rows, tiles;
+
+  float* tile(long number) const { return first + number * rows * TILE_OUTPUTS; }
+  float* end() const { return tile(tiles); }
+  // Half a tile of a row.
+  __m512 sixteen(long row, long column) const {
+    return _mm512_loadu_ps(tile(column / TILE_OUTPUTS) + row * TILE_OUTPUTS + column % TILE_OUTPUTS);
+  }
+};
+
+// out = g W, with the sums of `thin` beside it. `scratch`: room for a chunk, twice.
 template <class Weights>
-void multiply_in_halves(const Weights& weights, const float* grad, long grad_stride, float* out, long out_stride,
-                        long rows, long width, const ThinParts& thin, float* scratch, int threads) {
-  const long outputs = weights.outputs, tiles = width / TILE_OUTPUTS, thin_tiles = thin.width / TILE_OUTPUTS;
+void multiply_in_halves(const Weights& weights, const float* grad, long grad_stride, const ColumnTiles& out,
+                        const ThinParts& thin, float* scratch, int threads) {
+  const long rows = out.rows, outputs = weights.outputs, thin_tiles = thin.width / TILE_OUTPUTS;
   by_workers(threads, [&](const Worker& worker) {
     const std::unique_ptr<HalfTile> tile(new HalfTile);
     const MatrixTiles matrix_tiles;
@@ -175,9 +196,12 @@ void multiply_in_halves(const Weights& weights, const float* grad, long grad_str
       const HalfRows left{reinterpret_cast<uint16_t*>(scratch + start / CHUNK % 2 * chunk_floats(rows)), 2 * blocks};
       worker.each(rows, [&](long row) { left.narrow(row, grad + row * grad_stride + start, count); });
       worker.wait();
-      worker.each(tiles, [&](long number) {
+      worker.each(out.tiles, [&](long number) {
         tile->fill(weights, start, count, number * TILE_OUTPUTS);
-        multiply_all_halves(*tile, left, rows, left.steps, start > 0, out + number * TILE_OUTPUTS, out_stride);
+        const auto ahead = [&](long row, long step) __attribute__((always_inline)) {
+          if (number + 1 < out.tiles) weights.fetch(start + step * STEP, (number + 1) * TILE_OUTPUTS, row / SIXTEEN);
+        };
+        multiply_all_halves(*tile, left, rows, left.steps, start > 0, out.tile(number), TILE_OUTPUTS, ahead);
       });
       worker.each(long(thin.parts.size()) * thin_tiles, [&](long number) {
         const PlainColumns& part = thin.parts[number / thin_tiles];
@@ -191,11 +215,10 @@ void multiply_in_halves(const Weights& weights, const float* grad, long grad_str
   });
 }
 
-// out[rows, width] += left[rows, inner] right[inner, width]; the columns of `out` are whole tiles. `scratch` likewise,
-// once.
-inline void add_in_halves(const float* left, const PlainColumns& right, float* out, long out_stride, long rows,
-                          float* scratch, int threads) {
-  const long tiles = (right.inputs + TILE_OUTPUTS - 1) / TILE_OUTPUTS, inner = right.outputs;
+// out += left[rows, inner] right[inner, width]. `scratch` likewise, once.
+inline void add_in_halves(const float* left, const PlainColumns& right, const ColumnTiles& out, float* scratch,
+                          int threads) {
+  const long rows = out.rows, inner = right.outputs;
   by_workers(threads, [&](const Worker& worker) {
     const std::unique_ptr<HalfTile> tile(new HalfTile);
     const MatrixTiles matrix_tiles;
@@ -204,28 +227,28 @@ inline void add_in_halves(const float* left, const PlainColumns& right, float* o
       const HalfRows here{reinterpret_cast<uint16_t*>(scratch), steps_of(count)};
       worker.each(rows, [&](long row) { here.narrow(row, left + row * inner + start, count); });
       worker.wait();
-      worker.each(tiles, [&](long number) {
+      worker.each(out.tiles, [&](long number) {
         tile->fill(right, start, count, number * TILE_OUTPUTS);
-        multiply_all_halves(*tile, here, rows, here.steps, true, out + number * TILE_OUTPUTS, out_stride);
+        multiply_all_halves(*tile, here, rows, here.steps, true, out.tile(number), TILE_OUTPUTS);
       });
       worker.wait();
     }
   });
 }
 
-// out[rows, width] = g W, turned as the rows of W are; and what the adapter adds to it, with grad_down = alpha g B_p for
-// each part p. `scratch`: room for a chunk, twice, and a whole tile of columns a row for each tile of each B.
+// out = g W, turned as the rows of W are; and what the adapter adds to it, with grad_down = alpha g B_p for each part p.
+// `scratch`: room for a chunk, twice, and a whole tile of columns a row for each tile of each B.
 template <class Weights>
-void adapted_product_in_halves(const Weights& weights, const float* grad, long grad_stride, float* out, long out_stride,
-                               long rows, long width, const AdapterBackward* adapter, bool is_turned, float* scratch,
-                               int threads) {
+void adapted_product_in_halves(const Weights& weights, const float* grad, long grad_stride, const ColumnTiles& out,
+                               const AdapterBackward* adapter, bool is_turned, float* scratch, int threads) {
+  const long rows = out.rows, width = out.tiles * TILE_OUTPUTS;
   ThinParts thin{{}, scratch + 2 * chunk_floats(rows), rows, 0};
-  if (!adapter) return multiply_in_halves(weights, grad, grad_stride, out, out_stride, rows, width, thin, scratch, threads);
+  if (!adapter) return multiply_in_halves(weights, grad, grad_stride, out, thin, scratch, threads);
   const long rank = adapter->rank, downs = adapter->parts * rank;
   thin.width = (rank + TILE_OUTPUTS - 1) / TILE_OUTPUTS * TILE_OUTPUTS;
   for (long part = 0, begin = 0; part < adapter->parts; begin += adapter->sizes[part++])
     thin.parts.push_back({adapter->bs[part], begin, adapter->sizes[part], rank});
-  multiply_in_halves(weights, grad, grad_stride, out, out_stride, rows, width, thin, scratch, threads);
+  multiply_in_halves(weights, grad, grad_stride, out, thin, scratch, threads);
   for (long row = 0; row < rows; row++)
     for (long i = 0; i < downs; i++)
       adapter->grad_down[row * downs + i] = adapter->alpha * thin.sums_of(i / rank)[row * thin.width + i % rank];
@@ -237,7 +260,7 @@ void adapted_product_in_halves(const Weights& weights, const float* grad, long g
     for (long block = 0; block < width; block += BLOCK) hadamard_orthogonal(to + block);
   }
   const PlainColumns a{is_turned ? turned.data() : adapter->a, 0, downs, width};
-  add_in_halves(adapter->grad_down, a, out, out_stride, rows, scratch, threads);
+  add_in_halves(adapter->grad_down, a, out, scratch, threads);
 }
 
 // Hands out left[rows, height]' right[rows, width] in strips of columns, as `for_each_outer_strip` does.

@@ -28,6 +28,13 @@ struct Columns {
     }
   }
 
+  // Asks for lines `line` and the next of the sixteen that 32 outputs have for 32 inputs.
+  __attribute__((always_inline)) void fetch(long output, long input, long line) const {
+    if (line >= 16 || output >= outputs) return;
+    const uint8_t* from = tiles.block(output / TILE_OUTPUTS, input / BLOCK) + input % BLOCK * TILE_OUTPUTS + line * 64;
+    __builtin_prefetch(from, 0, 2), __builtin_prefetch(from + 64, 0, 2);
+  }
+
   // 16 outputs of one tile, a vector each.
   void read_sixteen(long output, long input, __m512* to) const {
     const long tile = output / TILE_OUTPUTS, first = output % TILE_OUTPUTS, number = input / BLOCK;
@@ -53,13 +60,15 @@ struct Columns {
   }
 };
 
-void turn_back(const float* from, long blocks, float* out, long out_stride, long rows, long columns, int threads) {
+// Blocks of rows; `from(row, column)` are sixteen numbers.
+template <class From>
+void turn_back(const From& from, long blocks, float* out, long out_stride, long rows, long columns, int threads) {
   in_parallel(rows * blocks, threads, [&](long place) {
-    const long first = place % blocks * BLOCK;
+    const long row = place / blocks, first = place % blocks * BLOCK;
     __m512 v[4];
-    load_block(from + place * BLOCK, BLOCK, v);
+    for (int i = 0; i < 4; i++) v[i] = from(row, first + 16 * i);
     hadamard(v);
-    float* to = out + place / blocks * out_stride + first;
+    float* to = out + row * out_stride + first;
     for (int i = 0; i < 4; i++) {
       const long left = std::clamp(columns - first - 16 * i, 0L, 16L);
       _mm512_mask_storeu_ps(to + 16 * i, __mmask16((1u << left) - 1), _mm512_mul_ps(v[i], _mm512_set1_ps(0.125f)));
@@ -105,17 +114,18 @@ void int8_straight_product(const Int8Tiles& weights, const float* grad, long gra
   const long blocks = blocks_of(weights.outputs), width = weights.blocks * BLOCK;
 #if defined(MULTIPLIES_IN_BFLOAT16)
   if (multiplies_in_bfloat16()) {
-    float *turned = static_cast<float*>(scratch), *rest = turned + sixteens_of(rows) * SIXTEEN * width;
-    adapted_product_in_halves(Columns{weights}, grad, grad_stride, turned, width, rows, width, adapter, true, rest, threads);
-    turn_back(turned, weights.blocks, out, out_stride, rows, inputs, threads);
-    return;
+    const ColumnTiles turned{static_cast<float*>(scratch), rows, width / TILE_OUTPUTS};
+    adapted_product_in_halves(Columns{weights}, grad, grad_stride, turned, adapter, true, turned.end(), threads);
+    const auto from = [&](long row, long column) { return turned.sixteen(row, column); };
+    return turn_back(from, weights.blocks, out, out_stride, rows, inputs, threads);
   }
 #endif
   const RoundedRows left(scratch, rows, blocks, 1);
   float* turned = left.end(rows);
   round_rows(grad, grad_stride, rows, weights.outputs, Order::TURNED, left, threads);
   multiply_transposed(Columns{weights}, left, turned, width, rows, width, threads);
-  turn_back(turned, weights.blocks, out, out_stride, rows, inputs, threads);
+  const auto from = [&](long row, long column) { return _mm512_loadu_ps(turned + row * width + column); };
+  turn_back(from, weights.blocks, out, out_stride, rows, inputs, threads);
 }
 
 extern "C" int groat_multiplies_in_int8() { return 1; }

@@ -67,6 +67,8 @@ class Past:
 
     arena: Sequence[KV]
     """Of each layer [slots, K, length, D]."""
+    addresses: np.ndarray
+    """[layers, 4], of each layer's tensors."""
     slots_S: torch.Tensor
     places_S: torch.Tensor
     spans: np.ndarray
@@ -173,7 +175,7 @@ class CompiledLayers:
         assert runs.shape[0] == len(self._layers)
         assert runs.shape[2] == RUN_FIELDS
         # [keys or values, layers, numbers or scales]
-        arena = np.array([kv.addresses() for kv in past.arena], np.int64).reshape(-1, 2, 2).transpose(2, 0, 1).copy()
+        arena = past.addresses.reshape(-1, 2, 2).transpose(2, 0, 1).copy()
         tokens = _tokens(turns, past.spans)
         step = _Past(
             runs=runs.ctypes.data,

@@ -46,9 +46,10 @@ def decode_past(prefixes: Prefixes, arena: SuffixArena, live: Sequence[LiveRow])
     chains = [[*(places[node] for node in row.chain), index] for index, row in enumerate(live)]
     return Past(
         arena=arena.layers,
+        addresses=arena.addresses,
         slots_S=slots_S,
         places_S=lengths_S,
-        spans=_row_spans(chains, table[0, :, 0]),
+        spans=_row_spans(chains, table[0, :, 0].tolist()),
         runs=table[:, [place for chain in chains for place in chain]],
     )
 
@@ -82,18 +83,17 @@ def _own_runs(arena: SuffixArena, slots_S: np.ndarray, counts_S: np.ndarray) -> 
     keys = arena.layers[0].keys
     runs[:, :, 0] = counts_S
     runs[:, :, 1], runs[:, :, 2] = keys.stride(2), keys.stride(1)
-    starts = np.array([kv.addresses() for kv in arena.layers])
-    runs[:, :, 3:] = starts[:, None] + slots_S[None, :, None] * np.array(arena.layers[0].entry_bytes)
+    runs[:, :, 3:] = arena.addresses[:, None] + slots_S[None, :, None] * np.array(arena.layers[0].entry_bytes)
     return runs
 
 
-def _row_spans(chains: Sequence[Sequence[int]], counts: np.ndarray) -> np.ndarray:
+def _row_spans(chains: Sequence[Sequence[int]], counts: Sequence[int]) -> np.ndarray:
     """[S, SPAN_FIELDS]: each row sees all keys of its runs, the last of which is its own."""
+    lengths = [len(chain) for chain in chains]
+    positions = [sum(counts[place] for place in chain) - 1 for chain in chains]
     spans = np.empty((len(chains), SPAN_FIELDS), np.int64)
-    first = 0
-    for row, chain in enumerate(chains):
-        spans[row] = row, 1, counts[list(chain)].sum() - 1, first, len(chain)
-        first += len(chain)
+    spans[:, 0], spans[:, 1], spans[:, 2] = np.arange(len(chains)), 1, positions
+    spans[:, 3], spans[:, 4] = np.cumsum([0, *lengths[:-1]]), lengths
     return spans
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from groat.kernels.kv import KV
@@ -33,6 +34,8 @@ class SuffixArena:
         self._max_length = max_length
         empty = KV.zeros((0, spec.num_kv_heads, min(self.block, max_length), spec.head_dim), storage, dtype)
         self.layers = [empty] * spec.num_layers
+        self.addresses = _addresses(self.layers)
+        """[layers, 4]: where each layer's tensors begin, as `KV.addresses` says. Asked for at every step, changed seldom."""
 
     @property
     def num_slots(self) -> int:
@@ -70,3 +73,8 @@ class SuffixArena:
         for layer, kv in enumerate(self.layers):
             # One layer at a time: the old and the new arena never exist whole at once.
             self.layers[layer] = kv.each(change)
+        self.addresses = _addresses(self.layers)
+
+
+def _addresses(layers: Sequence[KV]) -> np.ndarray:
+    return np.array([kv.addresses() for kv in layers], np.int64)
