@@ -53,6 +53,14 @@ void add_rows(const float* b, const float* down, long down_stride, int depth, fl
     }
 }
 
+// Asks for the numbers of the B's that outputs [first, first + width) will need.
+__attribute__((always_inline)) inline void fetch_adapter(const Adapter& adapter, long first, int width) {
+  for (long part = 0, begin = 0; part < adapter.parts; begin += adapter.sizes[part++]) {
+    const long from = std::max(first, begin) - begin, to = std::min(first + width - begin, long(adapter.sizes[part]));
+    for (long i = from * adapter.rank; i < to * adapter.rank; i += 16) __builtin_prefetch(adapter.bs[part] + i, 0, 2);
+  }
+}
+
 // To `rows` rows of outputs [first, first + width), which lie in one tile; `out` is the first of them.
 inline void add_adapter(const Adapter& adapter, long first, int width, long row, long rows, float* out,
                         long out_stride) {

@@ -100,6 +100,7 @@ void int8_product(const Int8Tiles& weights, const float* x, long x_stride, long 
         const TileProduct<uint16_t> right{weights.block(tile, 0), weights.block_scales(tile, 0), blocks, PAIR,
                                           bias ? bias + first : nullptr, width, false, next};
         float* to = out + row * out_stride + first;
+        if (adapter) fetch_adapter(*adapter, first, width);
         multiply_tile(right, left.at(row, 0), end - row, to, out_stride);
         if (adapter) add_adapter(*adapter, first, width, row, end - row, to, out_stride);
       });

@@ -372,6 +372,7 @@ void multiply(const Right& right, const float* left, long left_stride, float* ou
 
 // Products of few outputs, as the A of an adapter has, by rows of x and of W as they lie: nothing is packed for them.
 constexpr int DOT_OUTPUTS = 4, DOT_ROWS = LANES / DOT_OUTPUTS;
+constexpr long DOT_BLOCK = 16;  // rows that stay in the cache while all outputs pass
 
 // to[DOT_ROWS][DOT_OUTPUTS] = the products of these rows.
 void dots(const float* const* rows, const float* const* outputs, long inner, float* to) {
@@ -398,18 +399,21 @@ void dots(const float* const* rows, const float* const* outputs, long inner, flo
 // out[rows, columns] = left[rows, inner] W', with W [columns, inner] in fp32.
 void multiply_dots(const float* weights, const float* left, long left_stride, float* out, long rows, long columns,
                    long inner, int threads) {
-  in_parallel((rows + DOT_ROWS - 1) / DOT_ROWS, threads, [&](long part) {
-    const long row = part * DOT_ROWS;
-    for (long column = 0; column < columns; column += DOT_OUTPUTS) {
-      const float *lefts[DOT_ROWS], *rights[DOT_OUTPUTS];  // those past the end are the last ones again
-      for (int i = 0; i < DOT_ROWS; i++) lefts[i] = left + std::min(row + i, rows - 1) * left_stride;
-      for (int i = 0; i < DOT_OUTPUTS; i++) rights[i] = weights + std::min(column + i, columns - 1) * inner;
-      alignas(64) float found[LANES];
-      dots(lefts, rights, inner, found);
-      for (long i = 0; i < std::min(long(DOT_ROWS), rows - row); i++)
-        std::copy_n(found + i * DOT_OUTPUTS, std::min(long(DOT_OUTPUTS), columns - column),
-                    out + (row + i) * columns + column);
-    }
+  in_parallel(threads, threads, [&](long share) {
+    const long groups = (rows + DOT_ROWS - 1) / DOT_ROWS;
+    const long from = DOT_ROWS * (groups * share / threads), to = std::min(rows, DOT_ROWS * (groups * (share + 1) / threads));
+    for (long block = from; block < to; block += DOT_BLOCK)
+      for (long column = 0; column < columns; column += DOT_OUTPUTS)
+        for (long row = block; row < std::min(to, block + DOT_BLOCK); row += DOT_ROWS) {
+          const float *lefts[DOT_ROWS], *rights[DOT_OUTPUTS];  // those past the end are the last ones again
+          for (int i = 0; i < DOT_ROWS; i++) lefts[i] = left + std::min(row + i, rows - 1) * left_stride;
+          for (int i = 0; i < DOT_OUTPUTS; i++) rights[i] = weights + std::min(column + i, columns - 1) * inner;
+          alignas(64) float found[LANES];
+          dots(lefts, rights, inner, found);
+          for (long i = 0; i < std::min(long(DOT_ROWS), rows - row); i++)
+            std::copy_n(found + i * DOT_OUTPUTS, std::min(long(DOT_OUTPUTS), columns - column),
+                        out + (row + i) * columns + column);
+        }
   });
 }
 
