@@ -47,8 +47,11 @@ def attend_spans_backward(
     own: KV,
     spans: np.ndarray,
     runs: np.ndarray,
+    *,
+    in_bfloat16: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Gradients of queries [T, A, D], keys and values [T, K, D], given what `attend_spans` found.
+    """Gradients of queries [T, A, D], keys and values [T, K, D], given what `attend_spans` found; in bf16 where the CPU
+    has matrix tiles for that and the caller can bear it.
 
     All `runs` lie in `own`, which is contiguous and fp32: there is nothing before the roots. The same, bit for bit,
     whatever the number of threads; each holds the gradients of one path's keys and values for one kv head,
@@ -65,7 +68,7 @@ def attend_spans_backward(
         *(tensor.data_ptr() for tensor in given),
         *(own.keys.data_ptr(), spans.ctypes.data, len(spans), runs.ctypes.data),
         *(tensor.data_ptr() for tensor in gradients),
-        *(rows, heads, kv_heads, size, torch.get_num_threads()),
+        *(rows, heads, kv_heads, size, int(in_bfloat16), torch.get_num_threads()),
     )
     grad_q_TAD, grad_k_TKD, grad_v_TKD = gradients
     return grad_q_TAD, grad_k_TKD, grad_v_TKD

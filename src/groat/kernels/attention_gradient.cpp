@@ -4,51 +4,36 @@
 // Scores lie turned, a row for each key and a lane for each query: so keys and values are read where they are, and a
 // query's log-sum-exp is a lane of a vector.
 
-#include "attention.h"
+#include "attention_gradient_tiles.h"
 
 namespace {
 
 constexpr int KEYS = 4 * TILE_ROWS;  // of a block
 
-struct Given {
-  const float *grad, *queries, *output;  // [T, A, D]
-  const float* lse;                      // [A, T]
-  const float* keys;                     // where those of the first row are
-  const Run* runs;
-};
-
-struct Gradients {
-  float *queries, *keys, *values;
-};
-
 // The queries of a task, and the gradients that are added up for them and for the keys and values they see.
-class Backward {
+class Backward : public PathGradients {
  public:
+  struct Setup {};
+
   Backward(const Task& task, const Given& given, Room& room)
-      : task(task), given(given), size(task.shape->size), padded(task.shape->padded()), group(task.shape->group()),
+      : PathGradients(task, given, task.shape->padded(), 0, room), size(task.shape->size), group(task.shape->group()),
         count(task.num_queries()), width(whole(count)) {
     for (float** matrix : {&queries, &turned_queries, &grads, &turned_grads, &grad_queries})
       *matrix = room.take(width * padded);
     lse = room.take(width), along = room.take(width);
     weights = room.take(KEYS * width), grad_scores = room.take(KEYS * width), padded_keys = room.take(KEYS * padded);
-    grad_keys = room.take(task.num_keys() * padded), grad_values = room.take(task.num_keys() * padded);
     for (long query = 0; query < width; query++) begin(query);
     turn_all(queries, turned_queries), turn_all(grads, turned_grads);
   }
   static long lines(long most_queries, long most_keys, const Shape& shape) {
     const long width = whole(most_queries), padded = shape.padded();
     return 5 * Room::lines_of(width * padded) + 2 * Room::lines_of(width) + 2 * Room::lines_of(KEYS * width) +
-           Room::lines_of(KEYS * padded) + 2 * Room::lines_of(most_keys * padded);
+           Room::lines_of(KEYS * padded) + PathGradients::lines(most_keys, padded);
   }
 
   void compute(float* to) {
-    const long first_query = task.span->position + task.from;
-    for_each_run([&](const Run& run, long seen, long before) {
-      for (long key = 0; key < seen; key += KEYS) {
-        const long skipped = key * run.token_stride + task.kv_head * run.head_stride;
-        attend_back({floats(run.keys) + skipped, run.token_stride}, {floats(run.values) + skipped, run.token_stride},
-                    std::min(long(KEYS), seen - key), before + key - first_query, (before + key) * padded);
-      }
+    for_each_block(KEYS, [&](const Rows& keys, const Rows& values, long num_keys, long before) {
+      attend_back(keys, values, num_keys, ahead(before), before * padded);
     });
     const float scale = task.shape->scale();
     for (long query = 0; query < count; query++) {
@@ -57,25 +42,10 @@ class Backward {
     }
   }
 
-  void add(float* to_keys, float* to_values) const {
-    for_each_run([&](const Run& run, long seen, long before) {
-      const long place = floats(run.keys) - given.keys + task.kv_head * run.head_stride;
-      for (long key = 0; key < seen; key++) {
-        const long to = place + key * run.token_stride, from = (before + key) * padded;
-        for (long i = 0; i < size; i++) to_keys[to + i] += grad_keys[from + i];
-        for (long i = 0; i < size; i++) to_values[to + i] += grad_values[from + i];
-      }
-    });
-  }
-
  private:
-  const Task& task;
-  const Given& given;
-  const long size, padded, group, count, width;
+  const long size, group, count, width;
   float *queries, *turned_queries, *grads, *turned_grads, *grad_queries, *lse, *along;
-  float *weights, *grad_scores, *padded_keys, *grad_keys, *grad_values;
-
-  static const float* floats(const void* numbers) { return static_cast<const float*>(numbers); }
+  float *weights, *grad_scores, *padded_keys;
 
   static long whole(long lanes) { return (lanes + LANES - 1) / LANES * LANES; }
 
@@ -140,39 +110,19 @@ class Backward {
         store(padded_keys + key * padded + i, load_part(keys[key] + i, size - i));
     return {padded_keys, padded};
   }
-
-  // Calls with each run of the path, how many of its keys are seen, and how many come before it.
-  template <class Action>
-  void for_each_run(const Action& act) const {
-    const Run *run = given.runs + task.span->first_run, *own = run + task.span->runs - 1;
-    long before = 0;
-    for (; run < own; before += run->count, run++) act(*run, run->count, before);
-    act(*own, task.to, before);
-  }
 };
 
-}  // namespace
-
-extern "C" {
-
-// Gradients [T, A, D] of the queries and [T, kv heads, D] of keys and values, given what groat_attend was given and has
-// found. What tasks find for a key is added in their order, so the number of threads changes nothing.
-void groat_attend_backward(const float* grad, const float* queries, const float* output, const float* lse,
-                           const float* keys, const Span* spans, long num_spans, const Run* runs, float* grad_queries,
-                           float* grad_keys, float* grad_values, long rows, long heads, long kv_heads, long size,
-                           int threads) {
-  const Shape shape{rows, heads, kv_heads, size};
-  const Given given{grad, queries, output, lse, keys, runs};
-  const std::vector<Task> tasks = tasks_of(spans, num_spans, shape);
+template <class Backward>
+void attend_backward(const Shape& shape, const Given& given, const std::vector<Task>& tasks, float* grad_queries,
+                     float* grad_keys, float* grad_values, int threads) {
   const long num_tasks = tasks.size();
   long most_queries = 0, most_keys = 0;
   for (const Task& task : tasks)
     most_queries = std::max(most_queries, task.num_queries()), most_keys = std::max(most_keys, task.num_keys());
-  std::fill(grad_keys, grad_keys + rows * kv_heads * size, 0.0f);
-  std::fill(grad_values, grad_values + rows * kv_heads * size, 0.0f);
 #pragma omp parallel num_threads(threads)
   {
     Room room(Backward::lines(most_queries, most_keys, shape));
+    [[maybe_unused]] const typename Backward::Setup setup;
 #pragma omp for ordered schedule(dynamic)
     for (long number = 0; number < num_tasks; number++) {
       room.clear();
@@ -182,6 +132,29 @@ void groat_attend_backward(const float* grad, const float* queries, const float*
       backward.add(grad_keys, grad_values);
     }
   }
+}
+
+}  // namespace
+
+extern "C" {
+
+// Gradients [T, A, D] of the queries and [T, kv heads, D] of keys and values, given what groat_attend was given and has
+// found; in bf16, if that is wanted and there are matrix tiles for it. What tasks find for a key is added in their order, so
+// the number of threads changes nothing.
+void groat_attend_backward(const float* grad, const float* queries, const float* output, const float* lse,
+                           const float* keys, const Span* spans, long num_spans, const Run* runs, float* grad_queries,
+                           float* grad_keys, float* grad_values, long rows, long heads, long kv_heads, long size,
+                           int in_halves, int threads) {
+  const Shape shape{rows, heads, kv_heads, size};
+  const Given given{grad, queries, output, lse, keys, runs};
+  const std::vector<Task> tasks = tasks_of(spans, num_spans, shape);
+  std::fill(grad_keys, grad_keys + rows * kv_heads * size, 0.0f);
+  std::fill(grad_values, grad_values + rows * kv_heads * size, 0.0f);
+#if defined(MULTIPLIES_IN_BFLOAT16)
+  if (in_halves && size >= STEP && multiplies_in_bfloat16())
+    return attend_backward<TileBackward>(shape, given, tasks, grad_queries, grad_keys, grad_values, threads);
+#endif
+  attend_backward<Backward>(shape, given, tasks, grad_queries, grad_keys, grad_values, threads);
 }
 
 }  // extern "C"

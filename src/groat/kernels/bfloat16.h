@@ -46,18 +46,29 @@ struct HalfRows {
 
 inline long chunk_floats(long rows) { return HalfRows::floats(rows, TILE_STEPS); }
 
-// 32 columns of the right side, in bf16: [steps][16 pairs of rows][32 columns][2].
+// 16 columns from `column` on, 0 or 16, of the rows 2 `pair` and the next of 32 columns of a right side, in bf16:
+// [steps][16 pairs of rows][32 columns][2].
+inline void put_pair(uint16_t* right, long pair, int column, __m512 first, __m512 second) {
+  const __m512i by_turns =
+      _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18,
+                       2, 17, 1, 16, 0);
+  const __m512i both = (__m512i)_mm512_cvtne2ps_pbh(second, first);
+  _mm512_store_si512(right + pair * 2 * TILE_OUTPUTS + column * 2, _mm512_permutexvar_epi16(by_turns, both));
+}
+
+// Columns [0, 32) of `count` rows, of which `present` are there, as a right side; rows up to a whole step are zeros.
+inline void put_rows(uint16_t* right, const float* from, long stride, long count, long present) {
+  for (long row = 0; row < steps_of(count) * STEP; row += 2)
+    for (int half = 0; half < TILE_OUTPUTS; half += 16) {
+      const auto lanes = [&](long one) { return one < count ? first_lanes(present - half) : __mmask16(0); };
+      put_pair(right, row / 2, half, _mm512_maskz_loadu_ps(lanes(row), from + row * stride + half),
+               _mm512_maskz_loadu_ps(lanes(row + 1), from + (row + 1) * stride + half));
+    }
+}
+
+// 32 columns of a right side.
 struct HalfTile {
   alignas(64) uint16_t values[TILE_STEPS * TILE_HALVES];
-
-  // 16 columns from `column` on, 0 or 16, of the rows 2 `pair` and the next.
-  void put(long pair, int column, __m512 first, __m512 second) {
-    const __m512i by_turns =
-        _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3,
-                         18, 2, 17, 1, 16, 0);
-    const __m512i both = (__m512i)_mm512_cvtne2ps_pbh(second, first);
-    _mm512_store_si512(values + pair * 2 * TILE_OUTPUTS + column * 2, _mm512_permutexvar_epi16(by_turns, both));
-  }
 
   // Inputs [input, input + 32) of `count` outputs; `weights.read(output, input, v)` puts 16 inputs of 64 outputs into 64
   // vectors, zeros for those that are not there.
@@ -67,25 +78,16 @@ struct HalfTile {
     for (long block = 0; block < count; block += BLOCK)
       for (int half = 0; half < TILE_OUTPUTS; half += 16) {
         weights.read(output + block, input + half, v);
-        for (long pair = 0; pair < BLOCK / 2; pair++) put(block / 2 + pair, half, v[2 * pair], v[2 * pair + 1]);
-      }
-  }
-
-  // Columns [column, column + 32) of `count` rows, of which `present` are there.
-  void fill_rows(const float* from, long stride, long count, long present) {
-    for (long row = 0; row < steps_of(count) * STEP; row += 2)
-      for (int half = 0; half < TILE_OUTPUTS; half += 16) {
-        const auto lanes = [&](long one) { return one < count ? first_lanes(present - half) : __mmask16(0); };
-        put(row / 2, half, _mm512_maskz_loadu_ps(lanes(row), from + row * stride + half),
-            _mm512_maskz_loadu_ps(lanes(row + 1), from + (row + 1) * stride + half));
+        for (long pair = 0; pair < BLOCK / 2; pair++)
+          put_pair(values, block / 2 + pair, half, v[2 * pair], v[2 * pair + 1]);
       }
   }
 };
 
-// One or two sixteens of rows from `row` on, times the tile: 32 columns of `out`, whose rows are all there. Meanwhile
+// One or two sixteens of rows from `row` on, times a right side: 32 columns of `out`, whose rows are all there. Meanwhile
 // `ahead(row, step)` asks for what is needed next.
 template <int SIXTEENS, class Ahead>
-void multiply_halves(const HalfTile& tile, const HalfRows& left, long row, long steps, bool add, float* out,
+void multiply_halves(const uint16_t* right_side, const HalfRows& left, long row, long steps, bool add, float* out,
                      long out_stride, const Ahead& ahead) {
   const long bytes = out_stride * sizeof(float);
   float* below = out + SIXTEEN * out_stride;  // where the second sixteen goes
@@ -105,7 +107,7 @@ void multiply_halves(const HalfTile& tile, const HalfRows& left, long row, long 
     }
   }
   for (long step = 0; step < steps; step++) {
-    const uint16_t* right = tile.values + step * TILE_HALVES;
+    const uint16_t* right = right_side + step * TILE_HALVES;
     ahead(row, step);
     _tile_loadd(6, right, 2 * TILE_OUTPUTS * sizeof(uint16_t));
     _tile_loadd(4, left.at(row, step), STEP * sizeof(uint16_t));
@@ -132,17 +134,17 @@ struct NothingAhead {
 };
 
 template <class Ahead = NothingAhead>
-void multiply_all_halves(const HalfTile& tile, const HalfRows& left, long rows, long steps, bool add, float* out,
+void multiply_all_halves(const uint16_t* right, const HalfRows& left, long rows, long steps, bool add, float* out,
                                 long out_stride, const Ahead& ahead = {}) {
   long row = 0;
   for (; row + 2 * SIXTEEN <= rows; row += 2 * SIXTEEN)
-    multiply_halves<2>(tile, left, row, steps, add, out + row * out_stride, out_stride, ahead);
+    multiply_halves<2>(right, left, row, steps, add, out + row * out_stride, out_stride, ahead);
   for (; row + SIXTEEN <= rows; row += SIXTEEN)
-    multiply_halves<1>(tile, left, row, steps, add, out + row * out_stride, out_stride, ahead);
+    multiply_halves<1>(right, left, row, steps, add, out + row * out_stride, out_stride, ahead);
   if (row == rows) return;
   alignas(64) float last[SIXTEEN][TILE_OUTPUTS] = {};
   for (long i = row; add && i < rows; i++) std::copy_n(out + i * out_stride, TILE_OUTPUTS, last[i - row]);
-  multiply_halves<1>(tile, left, row, steps, add, last[0], TILE_OUTPUTS, ahead);
+  multiply_halves<1>(right, left, row, steps, add, last[0], TILE_OUTPUTS, ahead);
   for (long i = row; i < rows; i++) std::copy_n(last[i - row], TILE_OUTPUTS, out + i * out_stride);
 }
 
@@ -201,14 +203,14 @@ void multiply_in_halves(const Weights& weights, const float* grad, long grad_str
         const auto ahead = [&](long row, long step) __attribute__((always_inline)) {
           if (number + 1 < out.tiles) weights.fetch(start + step * STEP, (number + 1) * TILE_OUTPUTS, row / SIXTEEN);
         };
-        multiply_all_halves(*tile, left, rows, left.steps, start > 0, out.tile(number), TILE_OUTPUTS, ahead);
+        multiply_all_halves(tile->values, left, rows, left.steps, start > 0, out.tile(number), TILE_OUTPUTS, ahead);
       });
       worker.each(long(thin.parts.size()) * thin_tiles, [&](long number) {
         const PlainColumns& part = thin.parts[number / thin_tiles];
         const long column = number % thin_tiles * TILE_OUTPUTS;
         if (start && (part.begin >= start + count || part.begin + part.outputs <= start)) return;
         tile->fill(part, start, count, column);
-        multiply_all_halves(*tile, left, rows, left.steps, start > 0, thin.sums_of(number / thin_tiles) + column,
+        multiply_all_halves(tile->values, left, rows, left.steps, start > 0, thin.sums_of(number / thin_tiles) + column,
                             thin.width);
       });
     }
@@ -229,7 +231,7 @@ inline void add_in_halves(const float* left, const PlainColumns& right, const Co
       worker.wait();
       worker.each(out.tiles, [&](long number) {
         tile->fill(right, start, count, number * TILE_OUTPUTS);
-        multiply_all_halves(*tile, here, rows, here.steps, true, out.tile(number), TILE_OUTPUTS);
+        multiply_all_halves(tile->values, here, rows, here.steps, true, out.tile(number), TILE_OUTPUTS);
       });
       worker.wait();
     }
@@ -285,9 +287,9 @@ void for_each_outer_strip_in_halves(const Rows& left, const Rows& right, long ro
       const long present = std::min(long(TILE_OUTPUTS), width - first);
       for (long start = 0; start < rows; start += CHUNK) {
         const long count = std::min(CHUNK, rows - start);
-        tile->fill_rows(right[start] + first, right.stride, count, present);
+        put_rows(tile->values, right[start] + first, right.stride, count, present);
         const HalfRows here{turned.at(0, start / STEP), steps};
-        multiply_all_halves(*tile, here, tall, steps_of(count), start > 0, sums.data()->floats, TILE_OUTPUTS);
+        multiply_all_halves(tile->values, here, tall, steps_of(count), start > 0, sums.data()->floats, TILE_OUTPUTS);
       }
       take(first, present, sums.data()->floats);
     });

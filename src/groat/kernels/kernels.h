@@ -64,7 +64,7 @@ void groat_attend(const float* queries, float* out, float* lse, const Span* span
 void groat_attend_backward(const float* grad, const float* queries, const float* output, const float* lse,
                            const float* keys, const Span* spans, long num_spans, const Run* runs, float* grad_queries,
                            float* grad_keys, float* grad_values, long rows, long heads, long kv_heads, long size,
-                           int threads);
+                           int in_halves, int threads);
 void groat_remember(const float* keys, const float* values, const Numbers* arena_keys, const Numbers* arena_values,
                     const int64_t* slots, const int64_t* lengths, long rows, long kv_heads, long length, long size);
 void groat_hadamard(float* x, long rows, long size, int threads);

@@ -237,7 +237,7 @@ void groat_layer_backward(const DecoderLayer* layer, const DecoderShape* shape, 
   groat_attend_backward(grad_mixed, activations.queries, activations.mixed, activations.lse, activations.keys,
                         tokens->spans, tokens->num_spans, runs_of(own, num_runs, *shape, activations).data(),
                         grad_queries, grad_keys, grad_values, rows, shape->heads, shape->kv_heads, shape->head_size,
-                        threads);
+                        shape->rounds_heads, threads);
   by_shares(*tokens, rest, row_floats, threads, [&](const Share& share, long number, Room here) {
     const Activations own_rows = activations.from(share.from, *layer, *shape);
     const long first = share.from * hidden, first_kv = share.from * kv_size;

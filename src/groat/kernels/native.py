@@ -28,7 +28,7 @@ _SIGNATURES: dict[str, Sequence[type]] = {
     "groat_decode": (_POINTER, _LONG, *(_POINTER,) * 5, _INT),
     "groat_layer_forward": (*(_POINTER,) * 4, _LONG, *(_POINTER,) * 4, _LONG, _INT),
     "groat_layer_backward": (*(_POINTER,) * 4, _LONG, *(_POINTER,) * 6, _LONG, _INT),
-    "groat_attend_backward": (*(_POINTER,) * 6, _LONG, *(_POINTER,) * 4, _LONG, _LONG, _LONG, _LONG, _INT),
+    "groat_attend_backward": (*(_POINTER,) * 6, _LONG, *(_POINTER,) * 4, _LONG, _LONG, _LONG, _LONG, _INT, _INT),
     "groat_remember": (*(_POINTER,) * 6, _LONG, _LONG, _LONG, _LONG),
     "groat_hadamard": (_POINTER, _LONG, _LONG, _INT),
     "groat_heads_to_int8": (_POINTER, _POINTER, _POINTER, _LONG, _LONG, _INT),

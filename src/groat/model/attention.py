@@ -150,9 +150,12 @@ class _TreeAttention(torch.autograd.Function):
         """To the gradient, rounding is nothing."""
         (grad_TAD,) = grads
         queries_TAD, keys_TKD, values_TKD, output_TAD, lse_AT = ctx.saved_tensors
-        gradients = tree_gradients(grad_TAD, queries_TAD, keys_TKD, values_TKD, output_TAD, lse_AT, ctx.nodes)
+        in_int8 = ctx.kv_storage == "int8"
+        gradients = tree_gradients(
+            *(grad_TAD, queries_TAD, keys_TKD, values_TKD, output_TAD, lse_AT, ctx.nodes), in_bfloat16=in_int8
+        )
         grad_q_TAD, grad_k_TKD, grad_v_TKD = gradients
-        if ctx.kv_storage == "int8":
+        if in_int8:
             grad_q_TAD, grad_k_TKD = turned(grad_q_TAD), turned(grad_k_TKD)
         return grad_q_TAD, grad_k_TKD, grad_v_TKD, None, None
 
@@ -174,12 +177,19 @@ def tree_gradients(
     output_TAD: torch.Tensor,
     lse_AT: torch.Tensor,
     nodes: Sequence[Node],
+    *,
+    in_bfloat16: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Gradients of queries, keys and values, given what `tree_attention_with_lse` found; roots have nothing before."""
+    """Gradients of queries, keys and values, given what `tree_attention_with_lse` found; roots have nothing before.
+
+    `in_bfloat16`: where the CPU has matrix tiles for it, as gradients of products in int8 are computed.
+    """
     own_kv = KV.keep(keys_TKD, values_TKD, "f32")
     if nodes and has_native_attention(own_kv, queries_TAD):
         spans, runs = tree_spans(nodes, own_kv, NOTHING)
-        return attend_spans_backward(grad_TAD, queries_TAD, output_TAD, lse_AT, own_kv, spans, runs)
+        return attend_spans_backward(
+            *(grad_TAD, queries_TAD, output_TAD, lse_AT, own_kv, spans, runs), in_bfloat16=in_bfloat16
+        )
     grad_q_TAD = room_like(queries_TAD, *queries_TAD.shape)
     grad_k_TKD, grad_v_TKD = (room_like(tensor, *tensor.shape) for tensor in (keys_TKD, values_TKD))
     for node in nodes:

@@ -1,0 +1,73 @@
+// What the gradient of attention is given, and what it adds up for the keys and values along a path.
+
+#pragma once
+
+#include "attention.h"
+
+namespace {
+
+struct Given {
+  const float *grad, *queries, *output;  // [T, A, D]
+  const float* lse;                      // [A, T]
+  const float* keys;                     // where those of the first row are
+  const Run* runs;
+};
+
+inline const float* floats(const void* numbers) { return static_cast<const float*>(numbers); }
+
+// The gradients of the keys and values that a task's queries see, one behind the other along its path.
+class PathGradients {
+ public:
+  // Of so many numbers a key, in room for `spare` keys more.
+  PathGradients(const Task& task, const Given& given, long padded, long spare, Room& room)
+      : task(task), given(given), padded(padded) {
+    const long count = (task.num_keys() + spare) * padded;
+    grad_keys = room.take(count), grad_values = room.take(count);
+  }
+  static long lines(long most_keys, long padded) { return 2 * Room::lines_of(most_keys * padded); }
+
+  void add(float* to_keys, float* to_values) const {
+    const long size = task.shape->size;
+    for_each_run([&](const Run& run, long seen, long before) {
+      const long place = floats(run.keys) - given.keys + task.kv_head * run.head_stride;
+      for (long key = 0; key < seen; key++) {
+        const long to = place + key * run.token_stride, from = (before + key) * padded;
+        for (long i = 0; i < size; i++) to_keys[to + i] += grad_keys[from + i];
+        for (long i = 0; i < size; i++) to_values[to + i] += grad_values[from + i];
+      }
+    });
+  }
+
+ protected:
+  const Task& task;
+  const Given& given;
+  const long padded;
+  float *grad_keys, *grad_values;
+
+  // Calls with each block of at most so many keys of a run: keys, values, how many, and how many come before them.
+  template <class Act>
+  void for_each_block(long most, const Act& act) const {
+    for_each_run([&](const Run& run, long seen, long before) {
+      for (long key = 0; key < seen; key += most) {
+        const long skipped = key * run.token_stride + task.kv_head * run.head_stride;
+        act(Rows{floats(run.keys) + skipped, run.token_stride}, Rows{floats(run.values) + skipped, run.token_stride},
+            std::min(most, seen - key), before + key);
+      }
+    });
+  }
+
+  // How many rows come between the first query and what follows so many keys.
+  long ahead(long before) const { return before - task.span->position - task.from; }
+
+ private:
+  // Calls with each run of the path, how many of its keys are seen, and how many come before it.
+  template <class Act>
+  void for_each_run(const Act& act) const {
+    const Run *run = given.runs + task.span->first_run, *own = run + task.span->runs - 1;
+    long before = 0;
+    for (; run < own; before += run->count, run++) act(*run, run->count, before);
+    act(*own, task.to, before);
+  }
+};
+
+}  // namespace

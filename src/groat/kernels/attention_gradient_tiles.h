@@ -1,0 +1,215 @@
+// Gradients of attention in bf16 by matrix tiles, on x86 CPUs with AMX-BF16, as those of products are (bfloat16.h). Scores
+// are nearly as good as in fp32, since weights depend on them exponentially: numbers are cut into an upper half, in bf16,
+// and the rest, and of their four products only that of the rests is left out.
+
+#pragma once
+
+#include "attention_gradient.h"
+#include "int8.h"
+
+#if defined(MULTIPLIES_IN_INT8)
+#include "bfloat16.h"
+#endif
+
+#if defined(MULTIPLIES_IN_BFLOAT16)
+
+namespace {
+
+// 32 numbers in bf16, and what that leaves of them.
+struct Halves {
+  __m512 upper, rest;
+
+  Halves(__m512 low, __m512 high)
+      : upper((__m512)_mm512_cvtne2ps_pbh(high, low)), rest((__m512)_mm512_cvtne2ps_pbh(rest_of(high), rest_of(low))) {}
+
+ private:
+  static __m512 rest_of(__m512 numbers) {
+    const __m512i upper = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(numbers));
+    return _mm512_sub_ps(numbers, _mm512_castsi512_ps(_mm512_slli_epi32(upper, 16)));
+  }
+};
+
+// The queries of a task, and the gradients that are added up for them and for the keys and values they see. Scores lie
+// turned, a row for each key and a lane for each query. "Across" is the right side of a product along the numbers of a
+// head, "along" that of a product along the queries or the keys.
+class TileBackward : public PathGradients {
+ public:
+  using Setup = MatrixTiles;
+
+  TileBackward(const Task& task, const Given& given, Room& room)
+      : PathGradients(task, given, depth_of(*task.shape), KEYS, room), size(task.shape->size), group(task.shape->group()),
+        count(task.num_queries()), depth(padded), depth_steps(depth / STEP), query_steps(steps_of(count)) {
+    const long matrix = query_steps * STEP * depth;
+    queries_across = take_halves(SCORED * matrix, room);
+    for (uint16_t** right : {&grads_across, &queries_along, &grads_along}) *right = take_halves(matrix, room);
+    keys = {take_halves(SCORED * KEYS * depth, room), SCORED * depth_steps};
+    values = {take_halves(KEYS * depth, room), depth_steps};
+    turned_keys = {take_halves(KEYS * depth, room), KEY_STEPS};
+    for (HalfRows* left : {&weights, &grad_scores}) *left = {take_halves(KEYS * query_steps * STEP, room), query_steps};
+    scores_along = take_halves(KEYS * query_steps * STEP, room);
+    scores = room.take(KEYS * STEP), grad_weights = room.take(KEYS * STEP);
+    lse = room.take(query_steps * STEP), along = room.take(query_steps * STEP);
+    grad_queries = room.take(matrix);
+    float *plain_queries = room.take(matrix), *plain_grads = room.take(matrix);
+    for (long query = 0; query < query_steps * STEP; query++)
+      begin(query, plain_queries + query * depth, plain_grads + query * depth);
+    std::fill(grad_queries, grad_queries + matrix, 0.0f);
+    const auto upper = [](const Halves& halves) { return halves.upper; };
+    const auto rest = [](const Halves& halves) { return halves.rest; };
+    put_across(plain_queries, upper, queries_across, 0, SCORED), put_across(plain_queries, upper, queries_across, 1, SCORED);
+    put_across(plain_queries, rest, queries_across, 2, SCORED);
+    put_across(plain_grads, upper, grads_across, 0, 1);
+    put_along(plain_queries, queries_along), put_along(plain_grads, grads_along);
+  }
+  static long lines(long most_queries, long most_keys, const Shape& shape) {
+    const long depth = depth_of(shape), width = steps_of(most_queries) * STEP;
+    const auto halves = [](long numbers) { return Room::lines_of(numbers / 2); };
+    return PathGradients::lines(most_keys + KEYS, depth) + halves(SCORED * width * depth) + 3 * halves(width * depth) +
+           halves(SCORED * KEYS * depth) + 2 * halves(KEYS * depth) + 3 * halves(KEYS * width) + 2 * Room::lines_of(KEYS * STEP) + 2 * Room::lines_of(width) +
+           3 * Room::lines_of(width * depth);
+  }
+
+  void compute(float* to) {
+    for_each_block(KEYS, [&](const Rows& keys, const Rows& values, long num_keys, long before) {
+      put_keys(keys, values, num_keys);
+      attend_back(num_keys, ahead(before) * group, before * padded);
+    });
+    finish(to);
+  }
+
+ private:
+  static constexpr long KEYS = 64, KEY_STEPS = KEYS / STEP;  // of a block
+  static constexpr long SCORED = 3;  // products of a key's halves with a query's: upper upper, rest upper, upper rest
+  const long size, group, count, depth, depth_steps, query_steps;
+  uint16_t *queries_across, *grads_across;  // [query steps][depth steps], each 32 queries' 32 numbers; the first SCORED times
+  uint16_t *queries_along, *grads_along;    // [depth steps][query steps]
+  uint16_t* scores_along;                   // of gradients, [query steps][key steps]
+  HalfRows keys{}, values{}, turned_keys{}, weights{}, grad_scores{};
+  float *scores, *grad_weights;  // [KEYS][STEP]
+  float *lse, *along;
+  float* grad_queries;  // [query steps][depth][STEP]
+
+  static long depth_of(const Shape& shape) { return steps_of(shape.size) * STEP; }
+  static uint16_t* take_halves(long numbers, Room& room) { return reinterpret_cast<uint16_t*>(room.take(numbers / 2)); }
+
+  // A row of each; those behind the last query have no weights.
+  void begin(long query, float* plain_query, float* plain_grad) {
+    const bool is_there = query < count;
+    const long place = is_there ? task.place(query) * size : 0;
+    const float scale = task.shape->scale();
+    Vec products = {};
+    for (long i = 0; i < depth; i += LANES) {
+      const long left = is_there ? std::max(0L, size - i) : 0;
+      const Vec grad = load_part(given.grad + place + i, left);
+      products += grad * load_part(given.output + place + i, left);
+      store(plain_query + i, scale * load_part(given.queries + place + i, left));
+      store(plain_grad + i, grad);
+    }
+    along[query] = sum(products);
+    lse[query] = is_there ? given.lse[task.lse_place(query)] : std::numeric_limits<float>::infinity();
+  }
+
+  // One of the parts of each step. Pairs of a row's numbers are the words of a matrix that is turned, sixteen rows at a time.
+  template <class Which>
+  void put_across(const float* plain, const Which& which, uint16_t* to, long part, long parts) const {
+    for (long query = 0; query < query_steps * STEP; query += SIXTEEN)
+      for (long step = 0; step < depth_steps; step++) {
+        Vec words[SIXTEEN];
+        for (long i = 0; i < SIXTEEN; i++) {
+          const float* from = plain + (query + i) * depth + step * STEP;
+          words[i] = (Vec)which(Halves(_mm512_loadu_ps(from), _mm512_loadu_ps(from + 16)));
+        }
+        turn<1>(words);
+        uint16_t* right = to + ((query / STEP * depth_steps + step) * parts + part) * TILE_HALVES + query % STEP * 2;
+        for (long i = 0; i < SIXTEEN; i++) _mm512_storeu_ps(right + i * 2 * TILE_OUTPUTS, (__m512)words[i]);
+      }
+  }
+
+  void put_along(const float* plain, uint16_t* to) const {
+    for (long step = 0; step < depth_steps; step++)
+      put_rows(to + step * query_steps * TILE_HALVES, plain + step * STEP, depth, query_steps * STEP, STEP);
+  }
+
+  // A block; keys that are not there are zeros.
+  void put_keys(const Rows& from_keys, const Rows& from_values, long num_keys) const {
+    const auto part = [&](long key, long column) {
+      return key < num_keys ? _mm512_maskz_loadu_ps(first_lanes(size - column), from_keys[key] + column) : _mm512_setzero_ps();
+    };
+    for (long key = 0; key < KEYS; key++) {
+      for (long step = 0; step < depth_steps; step++) {
+        const Halves halves(part(key, step * STEP), part(key, step * STEP + 16));
+        const __m512 scored[SCORED] = {halves.upper, halves.rest, halves.upper};
+        for (long i = 0; i < SCORED; i++) _mm512_store_ps(keys.at(key, step * SCORED + i), scored[i]);
+      }
+      values.narrow(key, from_values[std::min(key, num_keys - 1)], key < num_keys ? size : 0);
+    }
+    for (long column = 0; column < depth; column += SIXTEEN)
+      for (long step = 0; step < KEY_STEPS; step++) {
+        Vec low[SIXTEEN], high[SIXTEEN];
+        for (long i = 0; i < SIXTEEN; i++)
+          low[i] = (Vec)part(step * STEP + i, column), high[i] = (Vec)part(step * STEP + SIXTEEN + i, column);
+        turn<1>(low), turn<1>(high);
+        for (long i = 0; i < SIXTEEN; i++)
+          _mm512_store_si512(turned_keys.at(column + i, step), (__m512i)_mm512_cvtne2ps_pbh((__m512)high[i], (__m512)low[i]));
+      }
+  }
+
+  // The block that was put; its first key is hidden from so many queries, and its gradients go to `place`.
+  void attend_back(long num_keys, long hidden, long place) const {
+    const long first = std::max(0L, hidden) / STEP, seeing = query_steps - first;
+    for (long step = first; step < query_steps; step++) {
+      const long right = step * depth_steps * TILE_HALVES;
+      multiply_all_halves(queries_across + SCORED * right, keys, KEYS, keys.steps, false, scores, STEP);
+      multiply_all_halves(grads_across + right, values, KEYS, depth_steps, false, grad_weights, STEP);
+      for (long key = 0; key < KEYS; key += 2) weigh(step, key, num_keys, hidden);
+    }
+    for (long step = 0; step < depth_steps; step++) {
+      const long right = (step * query_steps + first) * TILE_HALVES, to = place + step * STEP;
+      multiply_all_halves(grads_along + right, {weights.at(0, first), query_steps}, KEYS, seeing, false, grad_values + to,
+                          padded);
+      multiply_all_halves(queries_along + right, {grad_scores.at(0, first), query_steps}, KEYS, seeing, false,
+                          grad_keys + to, padded);
+    }
+    for (long step = first; step < query_steps; step++)
+      multiply_all_halves(scores_along + step * KEY_STEPS * TILE_HALVES, turned_keys, depth, KEY_STEPS, true,
+                          grad_queries + step * depth * STEP, STEP);
+  }
+
+  // Scores of a key and the next become weights, gradients of weights those of scores.
+  void weigh(long step, long key, long num_keys, long hidden) const {
+    __m512 weight[2][2], grad[2][2];
+    for (long i = 0; i < 2; i++)
+      for (long half = 0; half < 2; half++) {
+        const long lane = step * STEP + half * 16, from = (key + i) * STEP + half * 16;
+        const __mmask16 seen = key + i < num_keys ? ~first_lanes(hidden + (key + i) * group - lane) : 0;
+        weight[i][half] = grad[i][half] = _mm512_setzero_ps();
+        if (!seen) continue;
+        const Vec score = load(scores + from) - load(lse + lane);
+        weight[i][half] = _mm512_maskz_mov_ps(seen, (__m512)exponential(score));
+        grad[i][half] = _mm512_maskz_mul_ps(seen, weight[i][half], (__m512)(load(grad_weights + from) - load(along + lane)));
+      }
+    for (long i = 0; i < 2; i++) {
+      _mm512_store_si512(weights.at(key + i, step), (__m512i)_mm512_cvtne2ps_pbh(weight[i][1], weight[i][0]));
+      _mm512_store_si512(grad_scores.at(key + i, step), (__m512i)_mm512_cvtne2ps_pbh(grad[i][1], grad[i][0]));
+    }
+    uint16_t* right = scores_along + step * KEY_STEPS * TILE_HALVES;
+    for (int half = 0; half < 2; half++) put_pair(right, key / 2, half * 16, grad[0][half], grad[1][half]);
+  }
+
+  void finish(float* to) const {
+    const Vec scale = splat(task.shape->scale());
+    for (long query = 0; query < count; query += SIXTEEN)
+      for (long column = 0; column < size; column += SIXTEEN) {
+        Vec rows[SIXTEEN];
+        const float* from = grad_queries + (query / STEP * depth + column) * STEP + query % STEP;
+        for (long i = 0; i < SIXTEEN; i++) rows[i] = load(from + i * STEP);
+        turn<1>(rows);
+        for (long i = 0; i < std::min(SIXTEEN, count - query); i++)
+          store_part(to + task.place(query + i) * size + column, size - column, scale * rows[i]);
+      }
+  }
+};
+
+}  // namespace
+
+#endif
