@@ -1,6 +1,8 @@
-// Gradients of attention in bf16 by matrix tiles, on x86 CPUs with AMX-BF16, as those of products are (bfloat16.h). Scores
-// are nearly as good as in fp32, since weights depend on them exponentially: numbers are cut into an upper half, in bf16,
-// and the rest, and of their four products only that of the rests is left out.
+// Gradients of attention in bf16 by matrix tiles, on x86 CPUs with AMX-BF16, as those of products are (bfloat16.h).
+//
+// Scores and the gradients of weights are nearly as good as in fp32, since weights depend exponentially on the ones, and
+// most of the others may cancel out: numbers are cut into an upper half, in bf16, and the rest, and of their four products
+// only that of the rests is left out.
 
 #pragma once
 
@@ -40,10 +42,9 @@ class TileBackward : public PathGradients {
       : PathGradients(task, given, depth_of(*task.shape), KEYS, room), size(task.shape->size), group(task.shape->group()),
         count(task.num_queries()), depth(padded), depth_steps(depth / STEP), query_steps(steps_of(count)) {
     const long matrix = query_steps * STEP * depth;
-    queries_across = take_halves(SCORED * matrix, room);
-    for (uint16_t** right : {&grads_across, &queries_along, &grads_along}) *right = take_halves(matrix, room);
-    keys = {take_halves(SCORED * KEYS * depth, room), SCORED * depth_steps};
-    values = {take_halves(KEYS * depth, room), depth_steps};
+    for (uint16_t** right : {&queries_across, &grads_across}) *right = take_halves(CUT * matrix, room);
+    for (uint16_t** right : {&queries_along, &grads_along}) *right = take_halves(matrix, room);
+    for (HalfRows* left : {&keys, &values}) *left = {take_halves(CUT * KEYS * depth, room), CUT * depth_steps};
     turned_keys = {take_halves(KEYS * depth, room), KEY_STEPS};
     for (HalfRows* left : {&weights, &grad_scores}) *left = {take_halves(KEYS * query_steps * STEP, room), query_steps};
     scores_along = take_halves(KEYS * query_steps * STEP, room);
@@ -54,18 +55,14 @@ class TileBackward : public PathGradients {
     for (long query = 0; query < query_steps * STEP; query++)
       begin(query, plain_queries + query * depth, plain_grads + query * depth);
     std::fill(grad_queries, grad_queries + matrix, 0.0f);
-    const auto upper = [](const Halves& halves) { return halves.upper; };
-    const auto rest = [](const Halves& halves) { return halves.rest; };
-    put_across(plain_queries, upper, queries_across, 0, SCORED), put_across(plain_queries, upper, queries_across, 1, SCORED);
-    put_across(plain_queries, rest, queries_across, 2, SCORED);
-    put_across(plain_grads, upper, grads_across, 0, 1);
+    put_across(plain_queries, queries_across), put_across(plain_grads, grads_across);
     put_along(plain_queries, queries_along), put_along(plain_grads, grads_along);
   }
   static long lines(long most_queries, long most_keys, const Shape& shape) {
     const long depth = depth_of(shape), width = steps_of(most_queries) * STEP;
     const auto halves = [](long numbers) { return Room::lines_of(numbers / 2); };
-    return PathGradients::lines(most_keys + KEYS, depth) + halves(SCORED * width * depth) + 3 * halves(width * depth) +
-           halves(SCORED * KEYS * depth) + 2 * halves(KEYS * depth) + 3 * halves(KEYS * width) + 2 * Room::lines_of(KEYS * STEP) + 2 * Room::lines_of(width) +
+    return PathGradients::lines(most_keys + KEYS, depth) + 2 * halves(CUT * width * depth) + 2 * halves(width * depth) +
+           2 * halves(CUT * KEYS * depth) + halves(KEYS * depth) + 3 * halves(KEYS * width) + 2 * Room::lines_of(KEYS * STEP) + 2 * Room::lines_of(width) +
            3 * Room::lines_of(width * depth);
   }
 
@@ -79,9 +76,9 @@ class TileBackward : public PathGradients {
 
  private:
   static constexpr long KEYS = 64, KEY_STEPS = KEYS / STEP;  // of a block
-  static constexpr long SCORED = 3;  // products of a key's halves with a query's: upper upper, rest upper, upper rest
+  static constexpr long CUT = 3;  // products of halves: upper by upper, rest by upper, upper by rest
   const long size, group, count, depth, depth_steps, query_steps;
-  uint16_t *queries_across, *grads_across;  // [query steps][depth steps], each 32 queries' 32 numbers; the first SCORED times
+  uint16_t *queries_across, *grads_across;  // [query steps][depth steps][CUT], each 32 queries' 32 numbers
   uint16_t *queries_along, *grads_along;    // [depth steps][query steps]
   uint16_t* scores_along;                   // of gradients, [query steps][key steps]
   HalfRows keys{}, values{}, turned_keys{}, weights{}, grad_scores{};
@@ -109,20 +106,33 @@ class TileBackward : public PathGradients {
     lse[query] = is_there ? given.lse[task.lse_place(query)] : std::numeric_limits<float>::infinity();
   }
 
-  // One of the parts of each step. Pairs of a row's numbers are the words of a matrix that is turned, sixteen rows at a time.
-  template <class Which>
-  void put_across(const float* plain, const Which& which, uint16_t* to, long part, long parts) const {
+  // Pairs of a row's numbers are the words of a matrix that is turned, sixteen rows at a time.
+  void put_across(const float* plain, uint16_t* to) const {
     for (long query = 0; query < query_steps * STEP; query += SIXTEEN)
       for (long step = 0; step < depth_steps; step++) {
-        Vec words[SIXTEEN];
+        Vec uppers[SIXTEEN], rests[SIXTEEN];
         for (long i = 0; i < SIXTEEN; i++) {
           const float* from = plain + (query + i) * depth + step * STEP;
-          words[i] = (Vec)which(Halves(_mm512_loadu_ps(from), _mm512_loadu_ps(from + 16)));
+          const Halves halves(_mm512_loadu_ps(from), _mm512_loadu_ps(from + 16));
+          uppers[i] = (Vec)halves.upper, rests[i] = (Vec)halves.rest;
         }
-        turn<1>(words);
-        uint16_t* right = to + ((query / STEP * depth_steps + step) * parts + part) * TILE_HALVES + query % STEP * 2;
-        for (long i = 0; i < SIXTEEN; i++) _mm512_storeu_ps(right + i * 2 * TILE_OUTPUTS, (__m512)words[i]);
+        turn<1>(uppers), turn<1>(rests);
+        uint16_t* right = to + (query / STEP * depth_steps + step) * CUT * TILE_HALVES + query % STEP * 2;
+        for (const Vec* words : {uppers, uppers, rests}) {
+          for (long i = 0; i < SIXTEEN; i++) _mm512_storeu_ps(right + i * 2 * TILE_OUTPUTS, (__m512)words[i]);
+          right += TILE_HALVES;
+        }
       }
+  }
+
+  // As the left side for that.
+  void cut(const HalfRows& to, long row, const float* from, long columns) const {
+    for (long step = 0; step < depth_steps; step++) {
+      const auto part = [&](long i) { return _mm512_maskz_loadu_ps(first_lanes(columns - i), from + i); };
+      const Halves halves(part(step * STEP), part(step * STEP + 16));
+      const __m512 parts[CUT] = {halves.upper, halves.rest, halves.upper};
+      for (long i = 0; i < CUT; i++) _mm512_store_ps(to.at(row, step * CUT + i), parts[i]);
+    }
   }
 
   void put_along(const float* plain, uint16_t* to) const {
@@ -132,17 +142,13 @@ class TileBackward : public PathGradients {
 
   // A block; keys that are not there are zeros.
   void put_keys(const Rows& from_keys, const Rows& from_values, long num_keys) const {
+    for (long key = 0; key < KEYS; key++) {
+      const long row = std::min(key, num_keys - 1), columns = key < num_keys ? size : 0;
+      cut(keys, key, from_keys[row], columns), cut(values, key, from_values[row], columns);
+    }
     const auto part = [&](long key, long column) {
       return key < num_keys ? _mm512_maskz_loadu_ps(first_lanes(size - column), from_keys[key] + column) : _mm512_setzero_ps();
     };
-    for (long key = 0; key < KEYS; key++) {
-      for (long step = 0; step < depth_steps; step++) {
-        const Halves halves(part(key, step * STEP), part(key, step * STEP + 16));
-        const __m512 scored[SCORED] = {halves.upper, halves.rest, halves.upper};
-        for (long i = 0; i < SCORED; i++) _mm512_store_ps(keys.at(key, step * SCORED + i), scored[i]);
-      }
-      values.narrow(key, from_values[std::min(key, num_keys - 1)], key < num_keys ? size : 0);
-    }
     for (long column = 0; column < depth; column += SIXTEEN)
       for (long step = 0; step < KEY_STEPS; step++) {
         Vec low[SIXTEEN], high[SIXTEEN];
@@ -158,9 +164,9 @@ class TileBackward : public PathGradients {
   void attend_back(long num_keys, long hidden, long place) const {
     const long first = std::max(0L, hidden) / STEP, seeing = query_steps - first;
     for (long step = first; step < query_steps; step++) {
-      const long right = step * depth_steps * TILE_HALVES;
-      multiply_all_halves(queries_across + SCORED * right, keys, KEYS, keys.steps, false, scores, STEP);
-      multiply_all_halves(grads_across + right, values, KEYS, depth_steps, false, grad_weights, STEP);
+      const long right = step * depth_steps * CUT * TILE_HALVES;
+      multiply_all_halves(queries_across + right, keys, KEYS, keys.steps, false, scores, STEP);
+      multiply_all_halves(grads_across + right, values, KEYS, values.steps, false, grad_weights, STEP);
       for (long key = 0; key < KEYS; key += 2) weigh(step, key, num_keys, hidden);
     }
     for (long step = 0; step < depth_steps; step++) {
