@@ -36,6 +36,8 @@ _KV_REASONS: Mapping[KVStorage, str] = {
 }
 _ALWAYS_MODEST = 448 * 2**20
 """Bytes of activations not worth stinting on, however small the model."""
+_RATHER_THAN_TWICE = 3
+"""So many times as much, where less would mean to compute the layers twice, which is a third of learning's time."""
 _LOWER = (
     "Shorter completions (sampling.max_completion_length), a smaller lora.r, training.optim adamw_8bit or a smaller "
     "model lower it; so do memory.storage nf4, memory.gradient_checkpointing true and a smaller "
@@ -116,7 +118,8 @@ def plan_memory(
     config: RunConfig, spec: ModelSpec, work: Workload | None = None, known: Known = _NOTHING
 ) -> MemoryPlan:
     """The fastest plan with the most exact weights that fits the budget; without a budget, the fastest whose
-    activations take no more than the weights, or than 448 MiB.
+    activations take no more than the weights, or than 448 MiB, and three times as much rather than to compute layers
+    twice.
 
     `work` None: prompts of a usual length. Without sensitivities, dynamic storage counts its measurement.
     UserError with the smallest budget that can be kept, if this one cannot.
@@ -127,7 +130,7 @@ def plan_memory(
         # Nobody asked for less than exact weights.
         plans = list(_candidates(config, spec, work, known, ways[:1], SPARE_ROOMS))
         modest = max(plans[0].phases["LEARN"]["weights"], _ALWAYS_MODEST)
-        return next((plan for plan in plans if _activations(plan) <= modest), min(plans, key=_activations))
+        return _modest(plans, modest) or min(plans, key=_activations)
     budget = parse_size(config.memory.budget)
     plans = _candidates(config, spec, work, known, ways)
     fitting = next((plan for plan in plans if known.way is not None or plan.needed_bytes <= budget), None)
@@ -139,6 +142,15 @@ def plan_memory(
             f"{amount(work.process_bytes)} before there is any model. {_LOWER}"
         )
     return fitting
+
+
+def _modest(plans: Sequence[MemoryPlan], modest: float) -> MemoryPlan | None:
+    """The fastest of those that take so much for activations; more, if only that spares a second forward."""
+    first = next((plan for plan in plans if _activations(plan) <= modest), None)
+    if first is not None and first.way.recompute is None:
+        return first
+    once = (plan for plan in plans if plan.way.recompute is None)
+    return next((plan for plan in once if _activations(plan) <= _RATHER_THAN_TWICE * modest), first)
 
 
 def plan_for_machine(config: RunConfig, spec: ModelSpec, work: Workload, known: Known = _NOTHING) -> MemoryPlan:

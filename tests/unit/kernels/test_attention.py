@@ -140,7 +140,9 @@ def test_a_learners_gradients_to_int8_keys_are_in_bfloat16_where_it_has_them():
     weight = torch.randn(output.shape, generator=torch.Generator().manual_seed(1))
     expected = tree_gradients(weight, queries, *own.exact, output, lse, nodes, in_bfloat16=True)
 
-    def attend(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, nodes: tuple[Node, ...]) -> torch.Tensor:
+    def attend(
+        queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, nodes: tuple[Node, ...]
+    ) -> torch.Tensor:
         return tree_attention(queries, keys, values, nodes, "int8")
 
     found_q, found_k, found_v = gradients(attend, tensors, nodes)
@@ -209,7 +211,9 @@ def test_the_number_of_threads_changes_no_bit(shape: tuple[int, int, int], stora
     forest = FORESTS["branches of branches"]
     tensors = random_qkv(len(forest.token_ids), shape)
 
-    def attend(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, nodes: tuple[Node, ...]) -> torch.Tensor:
+    def attend(
+        queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, nodes: tuple[Node, ...]
+    ) -> torch.Tensor:
         return tree_attention(queries, keys, values, nodes, storage)
 
     def all_of_it() -> list[torch.Tensor]:

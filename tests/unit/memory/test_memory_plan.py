@@ -12,7 +12,7 @@ from known_specs import SMOLLM2_135M as SPEC
 
 from groat.config.algorithms import GRPOAlgorithmConfig, PPOAlgorithmConfig
 from groat.config.sizes import parse_size
-from groat.config.tree import LoraConfig, MemoryConfig, RunConfig
+from groat.config.tree import LoraConfig, MemoryConfig, RunConfig, SamplingConfig
 from groat.memory import plan as planning
 from groat.memory.dynamic import Known
 from groat.memory.kept import kept_storage, kept_way
@@ -102,6 +102,19 @@ def test_weights_are_rounded_only_for_a_budget_that_needs_it() -> None:
 
 def test_without_a_budget_weights_stay_exact_however_much_is_asked_for() -> None:
     assert plan_for(None, microbatch_tokens=10**7).storage.layers == "f32"
+
+
+@pytest.mark.parametrize(("completion_tokens", "once"), [(128, True), (1024, True), (16384, False)])
+def test_without_a_budget_layers_are_computed_twice_only_where_once_would_take_three_times_what_is_modest(
+    completion_tokens: int, once: bool
+) -> None:
+    """A sequence of 16384 tokens would take 12 GiB; 1024 tokens take more than the 513 MiB that the weights do."""
+    config = RunConfig(sampling=SamplingConfig(max_completion_length=completion_tokens))
+    plan = plan_memory(config, SPEC)
+    activations = planning._activations(plan) / 2**20
+    assert (plan.way.recompute is None) == once
+    assert activations <= 3 * 513
+    assert activations > 513 or completion_tokens != 1024
 
 
 @pytest.mark.parametrize("kind", ["f32", "nf4"])
