@@ -119,8 +119,8 @@ def test_attention_to_rounded_keys_and_values_is_that_of_plain_matmuls_in_float6
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("name", FORESTS)
 def test_gradients_in_bfloat16_keep_its_eight_bits(name: str, shape: tuple[int, int, int]):
-    """Two factors are off by up to 2^-9 each, and by a third of that as a rule; weights are nearly those of fp32, though
-    scores are some tens here. A token that sees itself alone has none of the gradients that cancel out exactly."""
+    """Two factors are off by up to 2^-9 each, by a third of that as a rule; weights are nearly those of fp32, though
+    scores are some tens here. Where a token sees itself alone all cancels out, to little of what the factors are."""
     nodes = FORESTS[name].nodes
     queries, keys, values = random_qkv(len(FORESTS[name].token_ids), shape)
     queries = 4 * queries

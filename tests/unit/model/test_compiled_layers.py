@@ -105,7 +105,7 @@ LARGE_HEADS = {
 @pytest.mark.parametrize("changes", (FAMILIES | LARGE_HEADS).values(), ids=(FAMILIES | LARGE_HEADS).keys())
 @pytest.mark.parametrize("tokens", [30, MANY])
 def test_keys_and_values_in_int8(changes: dict[str, Any], tokens: int, two_threads: None):
-    """Gradients of attention may be in bf16: what differs in the last bit of fp32 may be rounded to its other neighbour."""
+    """Attention may have its gradients in bf16: what differs in the last bit of fp32 can be rounded the other way."""
     plain = tiny_decoder(tiny_spec(**changes))
     decoder = Decoder(plain.spec, replace(plain.weights, kv_storage="int8"))
     adapter = tiny_adapter(decoder.spec)

@@ -35,7 +35,7 @@ class SuffixArena:
         empty = KV.zeros((0, spec.num_kv_heads, min(self.block, max_length), spec.head_dim), storage, dtype)
         self.layers = [empty] * spec.num_layers
         self.addresses = _addresses(self.layers)
-        """[layers, 4]: where each layer's tensors begin, as `KV.addresses` says. Asked for at every step, changed seldom."""
+        """[layers, 4]: where each layer's tensors begin, as `KV.addresses` says. Every step asks for it."""
 
     @property
     def num_slots(self) -> int:
