@@ -48,7 +48,8 @@ class MatrixTiles {
 };
 
 // One or two sixteens of rows, times 32 outputs. Tiles 0 to 3 are the sums, 4 and 5 the rows, 6 and 7 the weights; those
-// of the next scale are multiplied between the scaling of this one's sums, since they have units of their own.
+// of the next scale are multiplied between the scaling of this one's sums, a few rows at a time, since they have units of
+// their own. A scale is of one block or of two.
 template <int SIXTEENS, class Scale>
 class Strip {
  public:
@@ -56,15 +57,20 @@ class Strip {
       : right_(right), sixteens_{left, left.at(SIXTEEN * (SIXTEENS - 1), 0)} {
     for (auto& row : sums_) _mm512_store_ps(row, _mm512_setzero_ps()), _mm512_store_ps(row + 16, _mm512_setzero_ps());
     const long count = (right.blocks + right.scaled - 1) / right.scaled;
-    multiply_first_half(0), multiply_second_half(0), multiply_others(0);
+    multiply_first_half(0), multiply_second_half(0);
+    if (has_other(0)) add_first_half(1), add_second_half(1);
+    store_first_half(0), store_second_half(0);
     for (long number = 0; number + 1 < count; number++) {
       const Factors factors(right, number);
-      multiply_first_half(number + 1);
-      scale<0, 8>(number, factors);
-      multiply_second_half(number + 1);
-      scale<8, 16>(number, factors);
-      multiply_others(number + 1);
-      scale<16, 32>(number, factors);
+      const long next = number + 1, other = next * right.scaled + 1;
+      multiply_first_half(next), scale<0, 6>(number, factors);
+      multiply_second_half(next), scale<6, 12>(number, factors);
+      if (has_other(next)) add_first_half(other);
+      scale<12, 18>(number, factors);
+      if (has_other(next)) add_second_half(other);
+      scale<18, 22>(number, factors);
+      store_first_half(next), scale<22, 27>(number, factors);
+      store_second_half(next), scale<27, 32>(number, factors);
     }
     scale<0, 32>(count - 1, Factors(right, count - 1));
   }
@@ -88,7 +94,8 @@ class Strip {
 
   const int8_t* rows(int sixteen, long block) const { return sixteens_[sixteen].values + block * SIXTEEN * BLOCK; }
 
-  // The first block of a scale, with the first sixteen of rows, then with the second; and the other block.
+  // The first block of a scale, with the first sixteen of rows, then with the second; the other block, if there is one, is
+  // added likewise.
   void multiply_first_half(long number) {
     _tile_zero(0);
     _tile_zero(1);
@@ -101,13 +108,16 @@ class Strip {
     }
     add_second_half(number * right_.scaled);
   }
-  void multiply_others(long number) {
-    const long end = std::min(right_.blocks, (number + 1) * right_.scaled);
-    for (long block = number * right_.scaled + 1; block < end; block++) add_first_half(block), add_second_half(block);
+  bool has_other(long number) const { return right_.scaled == PAIR && number * PAIR + 1 < right_.blocks; }
+
+  void store_first_half(long number) {
     auto& wholes = wholes_[number % 2];
     _tile_stored(0, wholes[0], SUM_BYTES);
     _tile_stored(1, wholes[0] + 16, SUM_BYTES);
+  }
+  void store_second_half(long number) {
     if constexpr (SIXTEENS == 2) {
+      auto& wholes = wholes_[number % 2];
       _tile_stored(2, wholes[SIXTEEN], SUM_BYTES);
       _tile_stored(3, wholes[SIXTEEN] + 16, SUM_BYTES);
     }
