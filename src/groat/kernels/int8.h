@@ -133,7 +133,7 @@ bool has_bfloat16_tiles();
 
 // out[rows, inputs] = g W (+ the adapter's part): in bf16 where there are tiles for it, or else in int8, both sides rounded
 // along the outputs. W is turned into that a few tiles at a time. A row does not depend on the others. `scratch`: as for the
-// other product, for each block of outputs, or 512 numbers; the turned result in fp32; and for each part of an adapter its
+// other product, for each block of outputs, or 256 numbers; the turned result in fp32; and for each part of an adapter its
 // rank in whole 32s.
 void int8_straight_product(const Int8Tiles& weights, const float* grad, long grad_stride, long inputs, float* out,
                            long out_stride, long rows, const AdapterBackward* adapter, void* scratch, int threads);

@@ -16,7 +16,7 @@ from groat.kernels.rooms import room_like
 
 _MANY_ROWS = 512
 """From here on torch's products of plain fp32 matrices are as fast as ours."""
-_ROW_IN_BFLOAT16 = 512
+_ROW_IN_BFLOAT16 = 256
 """fp32 numbers in whose place the kernels put a row of a gradient, a piece after the other."""
 
 
@@ -75,7 +75,7 @@ def in_sixteens(rows: int) -> int:
 
 
 def _row_scratch(view: MatrixView, inner: int) -> int:
-    """Numbers per row: for quantized weights, 18 for each block that is rounded or 512 in bf16, or 64 for one that is
+    """Numbers per row: for quantized weights, 18 for each block that is rounded or 256 in bf16, or 64 for one that is
     turned in fp32; and a turned gradient."""
     if view.kind not in (INT8_TILES, NF4_ROWS):
         return 0
