@@ -39,8 +39,9 @@ class TileBackward : public PathGradients {
   using Setup = MatrixTiles;
 
   TileBackward(const Task& task, const Given& given, Room& room)
-      : PathGradients(task, given, depth_of(*task.shape), KEYS, room), size(task.shape->size), group(task.shape->group()),
-        count(task.num_queries()), depth(padded), depth_steps(depth / STEP), query_steps(steps_of(count)) {
+      : PathGradients(task, given, depth_of(*task.shape), KEYS, room), size(task.shape->size),
+        group(task.shape->group()), count(task.num_queries()), depth(padded), depth_steps(depth / STEP),
+        query_steps(steps_of(count)) {
     const long matrix = query_steps * STEP * depth;
     for (uint16_t** right : {&queries_across, &grads_across}) *right = take_halves(CUT * matrix, room);
     for (uint16_t** right : {&queries_along, &grads_along}) *right = take_halves(matrix, room);
@@ -61,9 +62,10 @@ class TileBackward : public PathGradients {
   static long lines(long most_queries, long most_keys, const Shape& shape) {
     const long depth = depth_of(shape), width = steps_of(most_queries) * STEP;
     const auto halves = [](long numbers) { return Room::lines_of(numbers / 2); };
-    return PathGradients::lines(most_keys + KEYS, depth) + 2 * halves(CUT * width * depth) + 2 * halves(width * depth) +
-           2 * halves(CUT * KEYS * depth) + halves(KEYS * depth) + 3 * halves(KEYS * width) + 2 * Room::lines_of(KEYS * STEP) + 2 * Room::lines_of(width) +
-           3 * Room::lines_of(width * depth);
+    const long rights = 2 * halves(CUT * width * depth) + 2 * halves(width * depth);
+    const long lefts = 2 * halves(CUT * KEYS * depth) + halves(KEYS * depth) + 3 * halves(KEYS * width);
+    const long others = 2 * Room::lines_of(KEYS * STEP) + 2 * Room::lines_of(width) + 3 * Room::lines_of(width * depth);
+    return PathGradients::lines(most_keys + KEYS, depth) + rights + lefts + others;
   }
 
   void compute(float* to) {
@@ -147,16 +149,19 @@ class TileBackward : public PathGradients {
       cut(keys, key, from_keys[row], columns), cut(values, key, from_values[row], columns);
     }
     const auto part = [&](long key, long column) {
-      return key < num_keys ? _mm512_maskz_loadu_ps(first_lanes(size - column), from_keys[key] + column) : _mm512_setzero_ps();
+      const __mmask16 lanes = key < num_keys ? first_lanes(size - column) : 0;
+      return (Vec)_mm512_maskz_loadu_ps(lanes, from_keys[std::min(key, num_keys - 1)] + column);
     };
     for (long column = 0; column < depth; column += SIXTEEN)
       for (long step = 0; step < KEY_STEPS; step++) {
         Vec low[SIXTEEN], high[SIXTEEN];
         for (long i = 0; i < SIXTEEN; i++)
-          low[i] = (Vec)part(step * STEP + i, column), high[i] = (Vec)part(step * STEP + SIXTEEN + i, column);
+          low[i] = part(step * STEP + i, column), high[i] = part(step * STEP + SIXTEEN + i, column);
         turn<1>(low), turn<1>(high);
-        for (long i = 0; i < SIXTEEN; i++)
-          _mm512_store_si512(turned_keys.at(column + i, step), (__m512i)_mm512_cvtne2ps_pbh((__m512)high[i], (__m512)low[i]));
+        for (long i = 0; i < SIXTEEN; i++) {
+          const __m512i halves = (__m512i)_mm512_cvtne2ps_pbh((__m512)high[i], (__m512)low[i]);
+          _mm512_store_si512(turned_keys.at(column + i, step), halves);
+        }
       }
   }
 

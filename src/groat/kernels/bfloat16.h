@@ -91,6 +91,7 @@ void multiply_halves(const uint16_t* right_side, const HalfRows& left, long row,
                      long out_stride, const Ahead& ahead) {
   const long bytes = out_stride * sizeof(float);
   float* below = out + SIXTEEN * out_stride;  // where the second sixteen goes
+  asm volatile("" ::: "memory");              // tiles are loaded behind the compiler's back
   if (add) {
     _tile_loadd(0, out, bytes);
     _tile_loadd(1, out + 16, bytes);
@@ -128,14 +129,14 @@ void multiply_halves(const uint16_t* right_side, const HalfRows& left, long row,
   }
 }
 
-// All rows; the last ones, if they are no sixteen, by way of memory of their own.
 struct NothingAhead {
   void operator()(long, long) const {}
 };
 
+// All rows; the last ones, if they are no sixteen, by way of memory of their own.
 template <class Ahead = NothingAhead>
 void multiply_all_halves(const uint16_t* right, const HalfRows& left, long rows, long steps, bool add, float* out,
-                                long out_stride, const Ahead& ahead = {}) {
+                         long out_stride, const Ahead& ahead = {}) {
   long row = 0;
   for (; row + 2 * SIXTEEN <= rows; row += 2 * SIXTEEN)
     multiply_halves<2>(right, left, row, steps, add, out + row * out_stride, out_stride, ahead);
