@@ -48,7 +48,7 @@ def attend_spans_backward(
     spans: np.ndarray,
     runs: np.ndarray,
     *,
-    in_bfloat16: bool = False,
+    in_bfloat16: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Gradients of queries [T, A, D], keys and values [T, K, D], given what `attend_spans` found; in bf16 where the CPU
     has matrix tiles for that and the caller can bear it.

@@ -16,13 +16,13 @@ class Backward : public PathGradients {
   struct Setup {};
 
   Backward(const Task& task, const Given& given, Room& room)
-      : PathGradients(task, given, task.shape->padded(), 0, room), size(task.shape->size), group(task.shape->group()),
-        count(task.num_queries()), width(whole(count)) {
+      : PathGradients(task, given, task.shape->padded(), 0, room), width(whole(count)) {
     for (float** matrix : {&queries, &turned_queries, &grads, &turned_grads, &grad_queries})
       *matrix = room.take(width * padded);
     lse = room.take(width), along = room.take(width);
     weights = room.take(KEYS * width), grad_scores = room.take(KEYS * width), padded_keys = room.take(KEYS * padded);
-    for (long query = 0; query < width; query++) begin(query);
+    for (long query = 0; query < width; query++) begin(query, queries, grads, lse, along);
+    std::fill(grad_queries, grad_queries + width * padded, 0.0f);
     turn_all(queries, turned_queries), turn_all(grads, turned_grads);
   }
   static long lines(long most_queries, long most_keys, const Shape& shape) {
@@ -43,29 +43,11 @@ class Backward : public PathGradients {
   }
 
  private:
-  const long size, group, count, width;
+  const long width;
   float *queries, *turned_queries, *grads, *turned_grads, *grad_queries, *lse, *along;
   float *weights, *grad_scores, *padded_keys;
 
   static long whole(long lanes) { return (lanes + LANES - 1) / LANES * LANES; }
-
-  // Lanes behind the last query have no weights.
-  void begin(long query) {
-    const bool is_there = query < count;
-    const long place = is_there ? task.place(query) * size : 0;
-    const float scale = task.shape->scale();
-    Vec products = {};
-    for (long i = 0, to = query * padded; i < padded; i += LANES, to += LANES) {
-      const long left = is_there ? size - i : 0;
-      const Vec grad = load_part(given.grad + place + i, left);
-      products += grad * load_part(given.output + place + i, left);
-      store(queries + to, scale * load_part(given.queries + place + i, left));
-      store(grads + to, grad);
-      store(grad_queries + to, Vec{});
-    }
-    along[query] = sum(products);
-    lse[query] = is_there ? given.lse[task.lse_place(query)] : std::numeric_limits<float>::infinity();
-  }
 
   void turn_all(const float* from, float* to) const {
     for (long query = 0; query < width; query += LANES)

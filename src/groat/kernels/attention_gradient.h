@@ -20,14 +20,14 @@ class PathGradients {
  public:
   // Of so many numbers a key, in room for `spare` keys more.
   PathGradients(const Task& task, const Given& given, long padded, long spare, Room& room)
-      : task(task), given(given), padded(padded) {
-    const long count = (task.num_keys() + spare) * padded;
-    grad_keys = room.take(count), grad_values = room.take(count);
+      : task(task), given(given), size(task.shape->size), group(task.shape->group()), count(task.num_queries()),
+        padded(padded) {
+    const long numbers = (task.num_keys() + spare) * padded;
+    grad_keys = room.take(numbers), grad_values = room.take(numbers);
   }
   static long lines(long most_keys, long padded) { return 2 * Room::lines_of(most_keys * padded); }
 
   void add(float* to_keys, float* to_values) const {
-    const long size = task.shape->size;
     for_each_run([&](const Run& run, long seen, long before) {
       const long place = floats(run.keys) - given.keys + task.kv_head * run.head_stride;
       for (long key = 0; key < seen; key++) {
@@ -41,8 +41,25 @@ class PathGradients {
  protected:
   const Task& task;
   const Given& given;
-  const long padded;
+  const long size, group, count, padded;
   float *grad_keys, *grad_values;
+
+  // Rows of a query, scaled, and of its output's gradient; those behind the last query have no weights.
+  void begin(long query, float* scaled, float* grads, float* lse, float* along) const {
+    const bool is_there = query < count;
+    const long place = is_there ? task.place(query) * size : 0;
+    const float scale = task.shape->scale();
+    Vec products = {};
+    for (long i = 0, to = query * padded; i < padded; i += LANES, to += LANES) {
+      const long left = is_there ? size - i : 0;
+      const Vec grad = load_part(given.grad + place + i, left);
+      products += grad * load_part(given.output + place + i, left);
+      store(scaled + to, scale * load_part(given.queries + place + i, left));
+      store(grads + to, grad);
+    }
+    along[query] = sum(products);
+    lse[query] = is_there ? given.lse[task.lse_place(query)] : std::numeric_limits<float>::infinity();
+  }
 
   // Calls with each block of at most so many keys of a run: keys, values, how many, and how many come before them.
   template <class Act>

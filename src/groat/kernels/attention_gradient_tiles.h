@@ -39,22 +39,20 @@ class TileBackward : public PathGradients {
   using Setup = MatrixTiles;
 
   TileBackward(const Task& task, const Given& given, Room& room)
-      : PathGradients(task, given, depth_of(*task.shape), KEYS, room), size(task.shape->size),
-        group(task.shape->group()), count(task.num_queries()), depth(padded), depth_steps(depth / STEP),
+      : PathGradients(task, given, depth_of(*task.shape), KEYS, room), depth_steps(padded / STEP),
         query_steps(steps_of(count)) {
-    const long matrix = query_steps * STEP * depth;
+    const long matrix = query_steps * STEP * padded;
     for (uint16_t** right : {&queries_across, &grads_across}) *right = take_halves(CUT * matrix, room);
     for (uint16_t** right : {&queries_along, &grads_along}) *right = take_halves(matrix, room);
-    for (HalfRows* left : {&keys, &values}) *left = {take_halves(CUT * KEYS * depth, room), CUT * depth_steps};
-    turned_keys = {take_halves(KEYS * depth, room), KEY_STEPS};
+    for (HalfRows* left : {&keys, &values}) *left = {take_halves(CUT * KEYS * padded, room), CUT * depth_steps};
+    turned_keys = {take_halves(KEYS * padded, room), KEY_STEPS};
     for (HalfRows* left : {&weights, &grad_scores}) *left = {take_halves(KEYS * query_steps * STEP, room), query_steps};
     scores_along = take_halves(KEYS * query_steps * STEP, room);
     scores = room.take(KEYS * STEP), grad_weights = room.take(KEYS * STEP);
     lse = room.take(query_steps * STEP), along = room.take(query_steps * STEP);
     grad_queries = room.take(matrix);
     float *plain_queries = room.take(matrix), *plain_grads = room.take(matrix);
-    for (long query = 0; query < query_steps * STEP; query++)
-      begin(query, plain_queries + query * depth, plain_grads + query * depth);
+    for (long query = 0; query < query_steps * STEP; query++) begin(query, plain_queries, plain_grads, lse, along);
     std::fill(grad_queries, grad_queries + matrix, 0.0f);
     put_across(plain_queries, queries_across), put_across(plain_grads, grads_across);
     put_along(plain_queries, queries_along), put_along(plain_grads, grads_along);
@@ -79,34 +77,17 @@ class TileBackward : public PathGradients {
  private:
   static constexpr long KEYS = 64, KEY_STEPS = KEYS / STEP;  // of a block
   static constexpr long CUT = 3;  // products of halves: upper by upper, rest by upper, upper by rest
-  const long size, group, count, depth, depth_steps, query_steps;
+  const long depth_steps, query_steps;
   uint16_t *queries_across, *grads_across;  // [query steps][depth steps][CUT], each 32 queries' 32 numbers
   uint16_t *queries_along, *grads_along;    // [depth steps][query steps]
   uint16_t* scores_along;                   // of gradients, [query steps][key steps]
   HalfRows keys{}, values{}, turned_keys{}, weights{}, grad_scores{};
   float *scores, *grad_weights;  // [KEYS][STEP]
   float *lse, *along;
-  float* grad_queries;  // [query steps][depth][STEP]
+  float* grad_queries;  // [query steps][padded][STEP]
 
   static long depth_of(const Shape& shape) { return steps_of(shape.size) * STEP; }
   static uint16_t* take_halves(long numbers, Room& room) { return reinterpret_cast<uint16_t*>(room.take(numbers / 2)); }
-
-  // A row of each; those behind the last query have no weights.
-  void begin(long query, float* plain_query, float* plain_grad) {
-    const bool is_there = query < count;
-    const long place = is_there ? task.place(query) * size : 0;
-    const float scale = task.shape->scale();
-    Vec products = {};
-    for (long i = 0; i < depth; i += LANES) {
-      const long left = is_there ? std::max(0L, size - i) : 0;
-      const Vec grad = load_part(given.grad + place + i, left);
-      products += grad * load_part(given.output + place + i, left);
-      store(plain_query + i, scale * load_part(given.queries + place + i, left));
-      store(plain_grad + i, grad);
-    }
-    along[query] = sum(products);
-    lse[query] = is_there ? given.lse[task.lse_place(query)] : std::numeric_limits<float>::infinity();
-  }
 
   // Pairs of a row's numbers are the words of a matrix that is turned, sixteen rows at a time.
   void put_across(const float* plain, uint16_t* to) const {
@@ -114,7 +95,7 @@ class TileBackward : public PathGradients {
       for (long step = 0; step < depth_steps; step++) {
         Vec uppers[SIXTEEN], rests[SIXTEEN];
         for (long i = 0; i < SIXTEEN; i++) {
-          const float* from = plain + (query + i) * depth + step * STEP;
+          const float* from = plain + (query + i) * padded + step * STEP;
           const Halves halves(_mm512_loadu_ps(from), _mm512_loadu_ps(from + 16));
           uppers[i] = (Vec)halves.upper, rests[i] = (Vec)halves.rest;
         }
@@ -139,7 +120,7 @@ class TileBackward : public PathGradients {
 
   void put_along(const float* plain, uint16_t* to) const {
     for (long step = 0; step < depth_steps; step++)
-      put_rows(to + step * query_steps * TILE_HALVES, plain + step * STEP, depth, query_steps * STEP, STEP);
+      put_rows(to + step * query_steps * TILE_HALVES, plain + step * STEP, padded, query_steps * STEP, STEP);
   }
 
   // A block; keys that are not there are zeros.
@@ -152,7 +133,7 @@ class TileBackward : public PathGradients {
       const __mmask16 lanes = key < num_keys ? first_lanes(size - column) : 0;
       return (Vec)_mm512_maskz_loadu_ps(lanes, from_keys[std::min(key, num_keys - 1)] + column);
     };
-    for (long column = 0; column < depth; column += SIXTEEN)
+    for (long column = 0; column < padded; column += SIXTEEN)
       for (long step = 0; step < KEY_STEPS; step++) {
         Vec low[SIXTEEN], high[SIXTEEN];
         for (long i = 0; i < SIXTEEN; i++)
@@ -182,8 +163,8 @@ class TileBackward : public PathGradients {
                           grad_keys + to, padded);
     }
     for (long step = first; step < query_steps; step++)
-      multiply_all_halves(scores_along + step * KEY_STEPS * TILE_HALVES, turned_keys, depth, KEY_STEPS, true,
-                          grad_queries + step * depth * STEP, STEP);
+      multiply_all_halves(scores_along + step * KEY_STEPS * TILE_HALVES, turned_keys, padded, KEY_STEPS, true,
+                          grad_queries + step * padded * STEP, STEP);
   }
 
   // Scores of a key and the next become weights, gradients of weights those of scores.
@@ -212,7 +193,7 @@ class TileBackward : public PathGradients {
     for (long query = 0; query < count; query += SIXTEEN)
       for (long column = 0; column < size; column += SIXTEEN) {
         Vec rows[SIXTEEN];
-        const float* from = grad_queries + (query / STEP * depth + column) * STEP + query % STEP;
+        const float* from = grad_queries + (query / STEP * padded + column) * STEP + query % STEP;
         for (long i = 0; i < SIXTEEN; i++) rows[i] = load(from + i * STEP);
         turn<1>(rows);
         for (long i = 0; i < std::min(SIXTEEN, count - query); i++)

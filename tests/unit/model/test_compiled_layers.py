@@ -113,7 +113,8 @@ def test_keys_and_values_in_int8(changes: dict[str, Any], tokens: int, two_threa
         rounded = in_one_call(decoder, adapter, tokens)
         assert torch.equal(rounded, part_by_part(decoder, adapter, tokens))
         assert 0 < (rounded - in_one_call(plain, adapter, tokens)).norm() < 0.02 * rounded.norm()
-    assert_same_gradients(decoder, adapter, tokens, tolerance=1e-5 if decoder.spec.head_dim < 32 else 1e-3)
+    in_bfloat16 = decoder.spec.head_dim >= 32 and torch.cpu._is_amx_tile_supported()
+    assert_same_gradients(decoder, adapter, tokens, tolerance=1e-3 if in_bfloat16 else 1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)
