@@ -1,7 +1,8 @@
-"""Micro-batches: samples laid end to end, without padding."""
+"""Micro-batches: samples laid end to end, without padding, and what many of them begin with computed once."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -9,7 +10,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from groat.trees import MIN_SHARED, Node, common_length, grow
+from groat.trees import LEAST_PREFIX, MIN_SHARED, PASS_TOKENS, Node, common_length, grow
 from groat.types import Sample
 
 
@@ -57,8 +58,12 @@ class Totals:
 class MicroBatch:
     """Samples as trees of T tokens, and what the loss needs to know of their N completion tokens."""
 
+    prefix_ids: tuple[int, ...]
+    """What comes before every tree: the same in all micro-batches that follow one another with it, of which none needs
+    to compute it for itself. It predicts none of the N tokens."""
     token_ids_T: Tensor
     positions_T: Tensor
+    """From the beginning of the sequence, prefix included."""
     nodes: tuple[Node, ...]
     predictor_N: Tensor
     """The row whose hidden state predicts each of the N tokens."""
@@ -70,24 +75,90 @@ class MicroBatch:
     num_bundles: int
     """Parts that it can be cut into: samples, or as many of them as have one joint loss."""
 
+    @property
+    def num_tokens(self) -> int:
+        """All that must be in memory for it, prefix included."""
+        return len(self.prefix_ids) + len(self.token_ids_T)
+
 
 def pack(samples: Sequence[Sample], microbatch_tokens: int) -> tuple[MicroBatch, ...]:
     """Cut a step into micro-batches of at most `microbatch_tokens` tokens each, a longer sample going alone.
 
     Sorted by their tokens, samples that share a beginning lie side by side, and what they share is counted once,
-    but for the few last tokens of it that another sample may yet keep from being shared.
+    but for the few last tokens of it that another sample may yet keep from being shared. Where many micro-batches would
+    compute the same beginning, it becomes their prefix.
     """
     paths = [_path(sample) for sample in samples]
-    rows: list[list[int]] = []
-    used, previous = 0, ()
-    for bundle in _bundles(samples, paths):
-        more = _added_tokens(previous, [paths[index] for index in bundle])
-        if not rows or used + more > microbatch_tokens:
-            rows.append([])
-            used, more = 0, _added_tokens((), [paths[index] for index in bundle])
-        rows[-1].extend(bundle)
-        used, previous = used + more, paths[bundle[-1]]
-    return tuple(_join([samples[index] for index in row], row) for row in rows)
+    cutting = _Cutting(samples, paths, microbatch_tokens)
+    return tuple(
+        _join([samples[index] for index in row], row, paths[row[0]][: family.prefix_length])
+        for family in cutting.families(_bundles(samples, paths))
+        for row in family.rows
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Family:
+    """Micro-batches, as the samples of each, that share a prefix of this length."""
+
+    prefix_length: int
+    rows: list[list[int]]
+    num_tokens: int
+    """Computed in all, prefix included."""
+
+    @property
+    def cost(self) -> int:
+        return self.num_tokens + PASS_TOKENS * (len(self.rows) + (self.prefix_length > 0))
+
+
+@dataclass(frozen=True, slots=True)
+class _Cutting:
+    """How to cut bundles of samples into micro-batches with the least work."""
+
+    samples: Sequence[Sample]
+    paths: Sequence[tuple[int, ...]]
+    microbatch_tokens: int
+
+    def families(self, bundles: Sequence[list[int]]) -> list[_Family]:
+        """One without a prefix, one with all that these bundles share, or those of its branches."""
+        plain = self._fill(bundles, 0)
+        if len(plain.rows) < 2:
+            return [plain]
+        choices = [[plain]]
+        shared = self._shared(bundles)
+        if LEAST_PREFIX <= shared < self.microbatch_tokens:
+            choices.append([self._fill(bundles, shared)])
+        branches = self._branches(bundles, shared)
+        if len(branches) > 1:
+            choices.append([family for branch in branches for family in self.families(branch)])
+        return min(choices, key=lambda families: sum(family.cost for family in families))
+
+    def _fill(self, bundles: Sequence[list[int]], prefix_length: int) -> _Family:
+        rows: list[list[int]] = []
+        used, previous, total = 0, (), prefix_length
+        for bundle in bundles:
+            paths = [self.paths[index][prefix_length:] for index in bundle]
+            more = _added_tokens(previous, paths)
+            if not rows or prefix_length + used + more > self.microbatch_tokens:
+                rows.append([])
+                used, more = 0, _added_tokens((), paths)
+            rows[-1].extend(bundle)
+            used, previous, total = used + more, paths[-1], total + more
+        return _Family(prefix_length=prefix_length, rows=rows, num_tokens=total)
+
+    def _shared(self, bundles: Sequence[list[int]]) -> int:
+        """Tokens that all begin with, of their prompts; the last of a prompt predicts, and is not counted."""
+        members = [index for bundle in bundles for index in bundle]
+        first, last = min(self.paths[index] for index in members), max(self.paths[index] for index in members)
+        shortest = min(len(self.samples[index].prompt.token_ids) for index in members)
+        return min(common_length(first, last), shortest - 1)
+
+    def _branches(self, bundles: Sequence[list[int]], shared: int) -> list[list[list[int]]]:
+        """Those that go on with the same token behind what all share."""
+        branches: defaultdict[tuple[int, ...], list[list[int]]] = defaultdict(list)
+        for bundle in bundles:
+            branches[self.paths[bundle[0]][shared : shared + 1]].append(bundle)
+        return list(branches.values())
 
 
 def _bundles(samples: Sequence[Sample], paths: Sequence[tuple[int, ...]]) -> list[list[int]]:
@@ -115,17 +186,18 @@ def _path(sample: Sample) -> tuple[int, ...]:
     return sample.prompt.token_ids + completion.token_ids[: completion.drawn_places[-1]]
 
 
-def _join(samples: Sequence[Sample], indices: Sequence[int]) -> MicroBatch:
-    forest = grow([_path(sample) for sample in samples])
+def _join(samples: Sequence[Sample], indices: Sequence[int], prefix_ids: tuple[int, ...]) -> MicroBatch:
+    forest = grow([_path(sample)[len(prefix_ids) :] for sample in samples])
     predictors: list[int] = []
     for index, sample in enumerate(samples):
-        rows = forest.rows(index)[len(sample.prompt.token_ids) - 1 :]
+        rows = forest.rows(index)[len(sample.prompt.token_ids) - 1 - len(prefix_ids) :]
         predictors.extend(rows[place] for place in sample.completion.drawn_places)
     completions = [sample.completion for sample in samples]
     lengths = torch.tensor([sample.num_tokens for sample in samples])
     return MicroBatch(
+        prefix_ids=prefix_ids,
         token_ids_T=torch.tensor(forest.token_ids),
-        positions_T=torch.tensor(forest.positions),
+        positions_T=torch.tensor(forest.positions) + len(prefix_ids),
         nodes=forest.nodes,
         predictor_N=torch.tensor(predictors),
         policy_logprobs_N=_end_to_end([c.policy_logprobs for c in completions]),

@@ -9,6 +9,10 @@ from typing import NamedTuple
 
 MIN_SHARED = 4
 """Tokens that make a shared beginning worth a node."""
+LEAST_PREFIX = 64
+"""Tokens that make a beginning which micro-batches share worth a forward and a backward of its own."""
+PASS_TOKENS = 100
+"""Tokens whose time one more forward and backward takes beside that of its own tokens."""
 
 
 class Node(NamedTuple):

@@ -74,6 +74,54 @@ def test_a_prompt_split_over_two_microbatches_is_in_both():
     assert sizes(pack(samples, 18)) == [12] * 4
 
 
+LONG = tuple(i % 7 for i in range(100))
+
+
+def long_samples(*firsts: int, prompt: tuple[int, ...] = LONG) -> list[Sample]:
+    """A prompt of 100 tokens with completions of 50, no two of which begin alike."""
+    return [sample_of(prompt, (first,) * 50) for first in firsts]
+
+
+def test_a_long_prompt_is_computed_once_for_all_microbatches():
+    """Its last token predicts, and stays with each completion's other 49: two go beside the prefix of 99. Otherwise
+    each micro-batch would be 100 + 49 tokens."""
+    microbatches = pack(long_samples(10, 11, 12, 13), 199)
+    assert [one.prefix_ids for one in microbatches] == [LONG[:-1]] * 2
+    assert sizes(microbatches) == [100, 100]
+    assert [one.num_tokens for one in microbatches] == [199, 199]
+    for one in microbatches:
+        assert one.token_ids_T[0] == LONG[-1]
+        assert one.positions_T.tolist() == 2 * list(range(99, 149))
+        assert one.predictor_N.tolist() == list(range(100))
+
+
+def test_what_fits_into_one_microbatch_has_no_prefix():
+    (microbatch,) = pack(long_samples(10, 11, 12, 13), 400)
+    assert microbatch.prefix_ids == ()
+    assert sizes((microbatch,)) == [100 + 4 * 49]
+
+
+def test_a_prefix_that_saves_less_than_a_pass_takes_is_none():
+    """Two micro-batches of 63 tokens of prompt and 50 of two completions each: a prefix would be too short."""
+    microbatches = pack(long_samples(10, 11, 12, 13, prompt=LONG[:64]), 170)
+    assert [one.prefix_ids for one in microbatches] == [(), ()]
+
+
+def test_every_prompt_has_a_prefix_of_its_own_where_that_is_less_work():
+    """Two prompts that share 10 tokens."""
+    other = (*LONG[:10], *(9 for _ in range(90)))
+    microbatches = pack([*long_samples(10, 11, 12, 13), *long_samples(10, 11, 12, 13, prompt=other)], 199)
+    assert [one.prefix_ids for one in microbatches] == [LONG[:-1]] * 2 + [other[:-1]] * 2
+
+
+def test_all_prompts_have_one_prefix_where_that_is_less_work():
+    """Worked examples of 100 tokens, then short questions with a completion each."""
+    samples = [sample_of((*LONG, first, first), (first,) * 20) for first in range(10, 30)]
+    microbatches = pack(samples, 250)
+    assert {one.prefix_ids for one in microbatches} == {LONG}
+    assert sum(sizes(microbatches)) == 20 * (2 + 19)
+
+
 def test_beginnings_too_short_to_share_are_counted_for_every_sample():
     """All begin with token 1, as with a BOS token. One shared token makes no node, so each sample has all of its 5."""
     samples = [sample_of((1, first, 5, 6), (7, 8)) for first in range(20, 26)]
@@ -97,6 +145,28 @@ def test_every_sample_lies_whole_in_one_microbatch(seed: int):
     assert sorted(index for microbatch in microbatches for index in microbatch.samples) == list(range(len(samples)))
     for microbatch in microbatches:
         for place, index in enumerate(microbatch.samples):
+            check_is_there(microbatch, place, samples[index])
+
+
+def random_long_samples(source: random.Random) -> list[Sample]:
+    """Of prompts that share beginnings long enough for a prefix."""
+    shared = tuple(source.choices((1, 2), k=80))
+    return [
+        replace(sample, prompt=replace(sample.prompt, token_ids=shared + sample.prompt.token_ids))
+        for sample in random_samples(source)
+    ]
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_every_sample_is_whole_with_a_prefix_too(seed: int):
+    source = random.Random(seed)
+    samples, budget = random_long_samples(source), source.randint(100, 160)
+    microbatches = pack(samples, budget)
+    assert sorted(index for microbatch in microbatches for index in microbatch.samples) == list(range(len(samples)))
+    for microbatch in microbatches:
+        assert microbatch.num_tokens <= budget or len(microbatch.samples) == 1
+        for place, index in enumerate(microbatch.samples):
+            assert samples[index].prompt.token_ids[: len(microbatch.prefix_ids)] == microbatch.prefix_ids
             check_is_there(microbatch, place, samples[index])
 
 

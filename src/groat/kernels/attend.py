@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 
 from groat.kernels.kv import KV
 from groat.kernels.native import native_for
+from groat.kernels.prefix import LayerPrefix
 from groat.kernels.rooms import room_like
 from groat.trees import Node
 
@@ -49,13 +51,15 @@ def attend_spans_backward(
     runs: np.ndarray,
     *,
     in_bfloat16: bool,
+    before: LayerPrefix | None = None,
+    before_exact: KV | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Gradients of queries [T, A, D], keys and values [T, K, D], given what `attend_spans` found; in bf16 where the CPU
     has matrix tiles for that and the caller can bear it.
 
-    All `runs` lie in `own`, which is contiguous and fp32: there is nothing before the roots. The same, bit for bit,
-    whatever the number of threads; each holds the gradients of one path's keys and values for one kv head,
-    [2, longest path, D].
+    All `runs` lie in `own`, which is contiguous and fp32, or are those of `before_exact`, what `before` stands for, to
+    whose gradients is added. The same, bit for bit, whatever the number of threads; each holds the gradients of one
+    path's keys and values for one kv head, [2, longest path, D].
     """
     native = native_for(queries_TAD, own.keys)
     assert native is not None
@@ -64,9 +68,11 @@ def attend_spans_backward(
     given = [tensor.contiguous() for tensor in (grad_TAD, queries_TAD, output_TAD, lse_AT)]
     gradients = [room_like(tensor, *tensor.shape) for tensor in (queries_TAD, own.keys, own.values)]
     (rows, heads, size), kv_heads = queries_TAD.shape, own.keys.shape[1]
+    prefix = None if before is None else before.addresses(before_exact)
     native.groat_attend_backward(
         *(tensor.data_ptr() for tensor in given),
         *(own.keys.data_ptr(), spans.ctypes.data, len(spans), runs.ctypes.data),
+        None if prefix is None else ctypes.addressof(prefix),
         *(tensor.data_ptr() for tensor in gradients),
         *(rows, heads, kv_heads, size, int(in_bfloat16), torch.get_num_threads()),
     )
@@ -89,13 +95,14 @@ def tree_spans(nodes: Sequence[Node], own: KV, before: Mapping[int, Sequence[KV]
     return np.array(spans, np.int64), np.array(runs, np.int64)
 
 
-def tree_places(nodes: Sequence[Node]) -> tuple[np.ndarray, np.ndarray]:
-    """The spans of `tree_spans`, where nothing comes before the roots; of each run how many tokens it has and its
-    first."""
+def tree_places(nodes: Sequence[Node], num_before: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """The spans of `tree_spans`, where so many tokens come before all roots; of each run how many tokens it has and its
+    first, which is -1 for those."""
     spans: list[tuple[int, ...]] = []
     runs: list[tuple[int, int]] = []
     for path in _paths(nodes):
-        here = [(node.end - node.start, node.start) for node in path]
+        here = [(num_before, -1)] if num_before else []
+        here += [(node.end - node.start, node.start) for node in path]
         spans.append(_span(path[-1], here, len(runs)))
         runs.extend(here)
     return np.array(spans, np.int64), np.array(runs, np.int64)

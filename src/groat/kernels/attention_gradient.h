@@ -11,6 +11,7 @@ struct Given {
   const float* lse;                      // [A, T]
   const float* keys;                     // where those of the first row are
   const Run* runs;
+  const Prefix* before;  // in fp32, or null: its keys are then a run of their own
 };
 
 inline const float* floats(const void* numbers) { return static_cast<const float*>(numbers); }
@@ -29,11 +30,14 @@ class PathGradients {
 
   void add(float* to_keys, float* to_values) const {
     for_each_run([&](const Run& run, long seen, long before) {
-      const long place = floats(run.keys) - given.keys + task.kv_head * run.head_stride;
+      const bool is_before = given.before && run.keys == given.before->keys;
+      const long place = (is_before ? 0 : floats(run.keys) - given.keys) + task.kv_head * run.head_stride;
+      float* keys = (is_before ? given.before->grad_keys : to_keys) + place;
+      float* values = (is_before ? given.before->grad_values : to_values) + place;
       for (long key = 0; key < seen; key++) {
-        const long to = place + key * run.token_stride, from = (before + key) * padded;
-        for (long i = 0; i < size; i++) to_keys[to + i] += grad_keys[from + i];
-        for (long i = 0; i < size; i++) to_values[to + i] += grad_values[from + i];
+        const long to = key * run.token_stride, from = (before + key) * padded;
+        for (long i = 0; i < size; i++) keys[to + i] += grad_keys[from + i];
+        for (long i = 0; i < size; i++) values[to + i] += grad_values[from + i];
       }
     });
   }

@@ -48,7 +48,7 @@ struct TileBlock : KeyBlock<int8_t> {
   void pack_keys(int first, long piece) {
     Vec rows[SIXTEEN];
     for (int i = 0; i < SIXTEEN; i++) rows[i] = (Vec)_mm512_loadu_si512(keys.numbers[first + i] + piece * BLOCK);
-    ahead.fetch(4);
+    ahead.fetch(3);
     turn_fours(rows, key_tiles + (piece * SIXTEENS + first / SIXTEEN) * TILE_BYTES);
   }
 
@@ -56,7 +56,7 @@ struct TileBlock : KeyBlock<int8_t> {
   void pack_values(int first, long piece) {
     __m512i rows[GROUP];
     for (int i = 0; i < GROUP; i++) rows[i] = _mm512_loadu_si512(values.numbers[first + i] + piece * BLOCK);
-    ahead.fetch(2);
+    ahead.fetch(1);
     const __m512i low = _mm512_unpacklo_epi8(rows[0], rows[1]), high = _mm512_unpackhi_epi8(rows[0], rows[1]);
     const __m512i low_others = _mm512_unpacklo_epi8(rows[2], rows[3]);
     const __m512i high_others = _mm512_unpackhi_epi8(rows[2], rows[3]);

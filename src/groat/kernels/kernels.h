@@ -36,6 +36,15 @@ struct Numbers {
   float* scales;
 };
 
+// Keys and values [count, kv heads, head size], unbroken, of tokens that come before every root of a forest, kept as those of
+// a run are; and gradients that are added up for them, or null.
+struct Prefix {
+  int64_t count;
+  void *keys, *values;
+  float *key_scales, *value_scales;
+  float *grad_keys, *grad_values;
+};
+
 // Rows of tokens that follow one another; the runs of their path, in order, end with the last of them.
 struct Span {
   int64_t first_row, rows, position;  // of the first row in its path
@@ -62,9 +71,9 @@ void groat_rotate(const float* x, long stride, const float* cosines, const float
 void groat_attend(const float* queries, float* out, float* lse, const Span* spans, long num_spans, const Run* runs,
                   long rows, long heads, long kv_heads, long size, int threads);
 void groat_attend_backward(const float* grad, const float* queries, const float* output, const float* lse,
-                           const float* keys, const Span* spans, long num_spans, const Run* runs, float* grad_queries,
-                           float* grad_keys, float* grad_values, long rows, long heads, long kv_heads, long size,
-                           int in_halves, int threads);
+                           const float* keys, const Span* spans, long num_spans, const Run* runs, const Prefix* before,
+                           float* grad_queries, float* grad_keys, float* grad_values, long rows, long heads,
+                           long kv_heads, long size, int in_halves, int threads);
 void groat_remember(const float* keys, const float* values, const Numbers* arena_keys, const Numbers* arena_values,
                     const int64_t* slots, const int64_t* lengths, long rows, long kv_heads, long length, long size);
 void groat_hadamard(float* x, long rows, long size, int threads);

@@ -16,6 +16,7 @@ from groat.kernels.kv import KV
 from groat.kernels.matrix import Matrix, view_of
 from groat.kernels.native import native_for
 from groat.kernels.ops import gradient_scratch_floats, in_sixteens, scratch_floats
+from groat.kernels.prefix import Prefix
 from groat.kernels.rooms import room_like
 from groat.trees import Node
 from groat.types import KVStorage
@@ -118,16 +119,24 @@ Turns = tuple[torch.Tensor, torch.Tensor]
 
 
 class TreeTokens:
-    """The tokens of a micro-batch: their positions, and the trees by which they attend to one another."""
+    """The tokens of a micro-batch: their positions, and the trees by which they attend to one another. They come after
+    a prefix, or make one, or neither."""
 
-    def __init__(self, turns: Turns, nodes: Sequence[Node]) -> None:
-        spans, self._runs = tree_places(nodes)
-        self._kept = (*turns, spans)
+    def __init__(
+        self, turns: Turns, nodes: Sequence[Node], before: Prefix | None = None, made: Prefix | None = None
+    ) -> None:
+        self.num_before = 0 if before is None else before.num_tokens
+        spans, self._runs = tree_places(nodes, self.num_before)
+        self._kept = (*turns, spans, before, made)
         self._tokens = _tokens(turns, spans)
+        self._prefixes = [
+            None if prefix is None else [layer.addresses() for layer in prefix.layers] for prefix in (before, made)
+        ]
 
-    def arguments(self) -> tuple[int, int, int]:
+    def arguments(self, layer: int) -> tuple[int | None, ...]:
         """As the kernels take them."""
-        return ctypes.addressof(self._tokens), self._runs.ctypes.data, len(self._runs)
+        before, made = (None if of is None else ctypes.addressof(of[layer]) for of in self._prefixes)
+        return ctypes.addressof(self._tokens), self._runs.ctypes.data, len(self._runs), before, made
 
 
 def _tokens(turns: Turns, spans: np.ndarray) -> _Tokens:
@@ -202,7 +211,7 @@ class CompiledLayers:
         output_TH, kept = room_like(input_TH, *input_TH.shape), self._room(input_TH, self._sizes.kept)
         room = self._room(input_TH, self._sizes.forward + self._sizes.rounded, torch.get_num_threads() * _ROUNDING)
         self._native.groat_layer_forward(
-            *(self._address(index), ctypes.addressof(self._shape), *tokens.arguments()),
+            *(self._address(index), ctypes.addressof(self._shape), *tokens.arguments(index)),
             *(input_TH.data_ptr(), output_TH.data_ptr(), kept.data_ptr()),
             *(room.data_ptr(), self._sizes.forward, torch.get_num_threads()),
         )
@@ -224,10 +233,11 @@ class CompiledLayers:
         addresses = _addresses([_gradient(tensor) for tensor in self._trained[index]])
         threads = torch.get_num_threads()
         adapter = sum(tensor.numel() + _ROUNDING for tensor in self._trained[index])
-        others = threads * (_ROUNDING + adapter)
+        in_floats = 2 * self._shape.kv_heads * self._shape.head_size * tokens.num_before
+        others = threads * (_ROUNDING + adapter) + in_floats
         room = self._room(input_TH, self._sizes.backward + self._sizes.between, others)
         self._native.groat_layer_backward(
-            *(self._address(index), ctypes.addressof(self._shape), *tokens.arguments()),
+            *(self._address(index), ctypes.addressof(self._shape), *tokens.arguments(index)),
             *(input_TH.data_ptr(), kept.data_ptr(), grad_TH.data_ptr()),
             *(None if grad_input_TH is None else grad_input_TH.data_ptr(), addresses.ctypes.data),
             *(room.data_ptr(), self._sizes.backward, threads),

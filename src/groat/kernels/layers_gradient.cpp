@@ -7,7 +7,8 @@
 
 extern "C" {
 
-// Where a run's tokens lie among those of a micro-batch: a learner's keys are all in one place.
+// Where a run's tokens lie among those of a micro-batch: a learner's keys are all in one place, but for those of a prefix,
+// whose start is negative.
 struct OwnRun {
   int64_t count, start;
 };
@@ -16,20 +17,54 @@ struct OwnRun {
 
 namespace {
 
-// The runs of a layer's own keys and values, in fp32.
-std::vector<Run> runs_of(const OwnRun* own, long count, const DecoderShape& shape, const Activations& from) {
-  const long stride = shape.kv_heads * shape.head_size;
+// The runs of keys and values by where they lie: the prefix's, and those that `of_own` finds.
+template <class OfOwn>
+std::vector<Run> runs_by(const OwnRun* own, long count, const DecoderShape& shape, const Prefix* before,
+                         const OfOwn& of_own) {
   std::vector<Run> runs;
   for (long i = 0; i < count; i++) {
-    const long skipped = own[i].start * stride;
-    runs.push_back({own[i].count, stride, shape.head_size, from.keys + skipped, from.values + skipped, nullptr, nullptr});
+    Run run{own[i].count, shape.kv_heads * shape.head_size, shape.head_size, nullptr, nullptr, nullptr, nullptr};
+    if (own[i].start >= 0) of_own(own[i].start, run);
+    else run.keys = before->keys, run.values = before->values, run.key_scales = before->key_scales,
+         run.value_scales = before->value_scales;
+    runs.push_back(run);
   }
   return runs;
+}
+
+// A layer's own keys and values in fp32, and a prefix's likewise.
+std::vector<Run> runs_of(const OwnRun* own, long count, const DecoderShape& shape, const Activations& from,
+                         const Prefix* before) {
+  return runs_by(own, count, shape, before, [&](long start, Run& run) {
+    const long skipped = start * shape.kv_heads * shape.head_size;
+    run.keys = from.keys + skipped, run.values = from.values + skipped;
+  });
+}
+
+// A prefix in fp32, whose exact numbers are in `room` if they are not there already.
+Prefix in_floats(const Prefix& prefix, const DecoderShape& shape, Room& room, int threads) {
+  Prefix exact = prefix;
+  if (!prefix.key_scales) return exact;
+  const long heads = prefix.count * shape.kv_heads, size = shape.head_size;
+  const auto exactly = [&](const void* codes, const float* scales) {
+    float* to = room.take(heads * size);
+    in_parallel(heads, heads * size > 8192 ? threads : 1, [&](long head) {
+      const int8_t* from = static_cast<const int8_t*>(codes) + head * size;
+      for (long i = 0; i < size; i++) to[head * size + i] = from[i] * scales[head];
+    });
+    return to;
+  };
+  exact.keys = exactly(prefix.keys, prefix.key_scales), exact.values = exactly(prefix.values, prefix.value_scales);
+  exact.key_scales = exact.value_scales = nullptr;
+  return exact;
 }
 
 // A layer's own keys and values in int8, as a sampler keeps them.
 class RoundedHeads {
  public:
+  RoundedHeads(const Prefix& to, const DecoderShape& shape)
+      : shape(shape), keys(static_cast<int8_t*>(to.keys)), values(static_cast<int8_t*>(to.values)),
+        key_scales(to.key_scales), value_scales(to.value_scales) {}
   RoundedHeads(Room& room, const DecoderShape& shape, long rows) : shape(shape) {
     const long heads = rows * shape.kv_heads, floats = (heads * shape.head_size + 3) / 4;
     keys = reinterpret_cast<int8_t*>(room.take(floats)), values = reinterpret_cast<int8_t*>(room.take(floats));
@@ -43,14 +78,12 @@ class RoundedHeads {
     groat_round_heads(rows.values, values + head * size, value_scales + head, heads, size, threads);
   }
 
-  std::vector<Run> runs(const OwnRun* own, long count) const {
-    std::vector<Run> runs;
-    for (long i = 0; i < count; i++) {
-      const long head = own[i].start * shape.kv_heads, skipped = head * shape.head_size;
-      runs.push_back({own[i].count, shape.kv_heads * shape.head_size, shape.head_size, keys + skipped, values + skipped,
-                      key_scales + head, value_scales + head});
-    }
-    return runs;
+  std::vector<Run> runs(const OwnRun* own, long count, const Prefix* before) const {
+    return runs_by(own, count, shape, before, [&](long start, Run& run) {
+      const long head = start * shape.kv_heads, skipped = head * shape.head_size;
+      run.keys = keys + skipped, run.values = values + skipped;
+      run.key_scales = key_scales + head, run.value_scales = value_scales + head;
+    });
   }
 
  private:
@@ -189,15 +222,17 @@ class AdapterSums {
 
 extern "C" {
 
-// output[rows, H] of input[rows, H]. `kept` is what backward is given again, `memory` comes and goes, `row_floats` a row;
-// layers.py has the sizes of both.
+// output[rows, H] of input[rows, H], which come after the prefix `before`, or are to be remembered as the prefix `made`, or
+// neither. `kept` is what backward is given again, `memory` comes and goes, `row_floats` a row; layers.py has the sizes of
+// both.
 void groat_layer_forward(const DecoderLayer* layer, const DecoderShape* shape, const Tokens* tokens, const OwnRun* own,
-                         long num_runs, const float* input, float* output, float* kept, float* memory, long row_floats,
-                         int threads) {
+                         long num_runs, const Prefix* before, const Prefix* made, const float* input, float* output,
+                         float* kept, float* memory, long row_floats, int threads) {
   Room all{kept}, room{memory};
   const Activations to(all, *layer, *shape, tokens->rows);
   const bool rounds = shape->rounds_heads;
-  const RoundedHeads rounded(room, *shape, rounds ? tokens->rows : 0);
+  const RoundedHeads rounded =
+      rounds && made ? RoundedHeads(*made, *shape) : RoundedHeads(room, *shape, rounds ? tokens->rows : 0);
   float* rest = room.next;
   by_shares(*tokens, rest, row_floats, threads, [&](const Share& share, long, Room room) {
     const Forward forward(*shape, share.tokens, share.threads);
@@ -205,7 +240,13 @@ void groat_layer_forward(const DecoderLayer* layer, const DecoderShape* shape, c
     forward.project(*layer, input + share.from * shape->hidden, own_rows, room);
     if (rounds) rounded.round(own_rows, share.from, share.tokens.rows, share.threads);
   });
-  const std::vector<Run> runs = rounds ? rounded.runs(own, num_runs) : runs_of(own, num_runs, *shape, to);
+  if (made && !rounds) {
+    const long numbers = tokens->rows * shape->kv_heads * shape->head_size;
+    std::copy_n(to.keys, numbers, static_cast<float*>(made->keys));
+    std::copy_n(to.values, numbers, static_cast<float*>(made->values));
+  }
+  const std::vector<Run> runs =
+      rounds ? rounded.runs(own, num_runs, before) : runs_of(own, num_runs, *shape, to, before);
   Forward(*shape, *tokens, threads).attend(to, runs.data(), to.lse);
   by_shares(*tokens, rest, row_floats, threads, [&](const Share& share, long, Room room) {
     const long first = share.from * shape->hidden;
@@ -214,11 +255,13 @@ void groat_layer_forward(const DecoderLayer* layer, const DecoderShape* shape, c
   });
 }
 
-// grad_input[rows, H], which may be null, from grad[rows, H], that of the output; the adapter's gradients are added to.
-// `memory` likewise, and the adapter's size for each thread.
+// grad_input[rows, H], which may be null, from grad[rows, H], that of the output; the adapter's gradients are added to, and
+// those of the prefix `before`; what was found for the prefix `made` is part of the rows' own. `memory` likewise, the
+// adapter's size for each thread, and a prefix in fp32.
 void groat_layer_backward(const DecoderLayer* layer, const DecoderShape* shape, const Tokens* tokens, const OwnRun* own,
-                          long num_runs, const float* input, float* kept, const float* grad, float* grad_input,
-                          float* const* adapter_grads, float* memory, long row_floats, int threads) {
+                          long num_runs, const Prefix* before, const Prefix* made, const float* input, float* kept,
+                          const float* grad, float* grad_input, float* const* adapter_grads, float* memory,
+                          long row_floats, int threads) {
   const long rows = tokens->rows, hidden = shape->hidden;
   const long query_size = shape->heads * shape->head_size, kv_size = shape->kv_heads * shape->head_size;
   Room all{kept}, room{memory};
@@ -227,6 +270,8 @@ void groat_layer_backward(const DecoderLayer* layer, const DecoderShape* shape, 
   float* grad_queries = room.take(rows * query_size);
   float *grad_keys = room.take(rows * kv_size), *grad_values = room.take(rows * kv_size);
   const long shares = num_shares(rows, threads);
+  const Prefix exact = before ? in_floats(*before, *shape, room, threads) : Prefix{};
+  const Prefix* exact_before = before ? &exact : nullptr;
   float* rest = room.next;
   const AdapterSums sums(*layer, shares, rest + (rows + 15) / 16 * 16 * row_floats + shares * ROUNDING);
   by_shares(*tokens, rest, row_floats, threads, [&](const Share& share, long number, Room here) {
@@ -235,9 +280,12 @@ void groat_layer_backward(const DecoderLayer* layer, const DecoderShape* shape, 
         .mlp(grad + share.from * hidden, grad_middle + share.from * hidden, grad_mixed + share.from * query_size, here);
   });
   groat_attend_backward(grad_mixed, activations.queries, activations.mixed, activations.lse, activations.keys,
-                        tokens->spans, tokens->num_spans, runs_of(own, num_runs, *shape, activations).data(),
-                        grad_queries, grad_keys, grad_values, rows, shape->heads, shape->kv_heads, shape->head_size,
+                        tokens->spans, tokens->num_spans,
+                        runs_of(own, num_runs, *shape, activations, exact_before).data(), exact_before, grad_queries,
+                        grad_keys, grad_values, rows, shape->heads, shape->kv_heads, shape->head_size,
                         shape->rounds_heads, threads);
+  if (made)
+    for (long i = 0; i < rows * kv_size; i++) grad_keys[i] += made->grad_keys[i], grad_values[i] += made->grad_values[i];
   by_shares(*tokens, rest, row_floats, threads, [&](const Share& share, long number, Room here) {
     const Activations own_rows = activations.from(share.from, *layer, *shape);
     const long first = share.from * hidden, first_kv = share.from * kv_size;

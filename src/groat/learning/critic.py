@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from groat.batching import MicroBatch
 from groat.config.tree import TrainingConfig
 from groat.learning.trained_weights import TrainedWeights
+from groat.learning.trunk import Trunk
 from groat.model.decoder import Decoder
 from groat.model.recompute import Recompute
 from groat.model.value_model import ValueModel
@@ -25,13 +25,10 @@ class Critic:
         self.rate_factor = 1.0 if learning_rate is None else learning_rate / config.learning_rate
         """How much faster than the policy it learns."""
 
-    def values(self, microbatch: MicroBatch, recompute: Recompute | None) -> torch.Tensor:
+    def trunk(self, recompute: Recompute | None) -> Trunk:
+        """What computes that which `values` reads."""
+        return Trunk(self._decoder, self._model.adapter, recompute)
+
+    def values(self, predictors_NH: torch.Tensor) -> torch.Tensor:
         """Before each of the N tokens; differentiable."""
-        hidden_TH = self._decoder.hidden_of_trees(
-            microbatch.token_ids_T,
-            microbatch.positions_T,
-            microbatch.nodes,
-            self._model.adapter,
-            recompute=recompute,
-        )
-        return self._model.values(self._decoder.final_norm(hidden_TH.index_select(0, microbatch.predictor_N)))
+        return self._model.values(predictors_NH)

@@ -17,6 +17,7 @@ from groat.learning.critic import Critic
 from groat.learning.logprobs import chunked_logprobs
 from groat.learning.optimizer import learning_rate
 from groat.learning.trained_weights import TrainedWeights
+from groat.learning.trunk import Trunk
 from groat.memory.guard import Guard
 from groat.memory.phases import LearnCost
 from groat.model.decoder import Decoder
@@ -96,15 +97,19 @@ class Learner:
         entropies under the adapter, and values."""
         wanted = {"old_logprobs": needs.old_logprobs, "entropies": needs.entropies}
         if names := [name for name, is_wanted in wanted.items() if is_wanted]:
-            groups = self._scored(groups, partial(self._policy_scores, names, self._adapter), progress)
+            groups = self._scored(groups, self._trunk(self._adapter), partial(self._policy_scores, names), progress)
         if needs.reference_logprobs:
-            groups = self._scored(
-                groups, partial(self._policy_scores, ["reference_logprobs"], self.reference), progress
-            )
+            scores = partial(self._policy_scores, ["reference_logprobs"])
+            groups = self._scored(groups, self._trunk(self.reference), scores, progress)
         if needs.values:
             assert self._critic is not None, "an algorithm with values needs a value model"
             critic = self._critic
-            groups = self._scored(groups, lambda microbatch: {"values": critic.values(microbatch, None)}, progress)
+            groups = self._scored(
+                groups,
+                critic.trunk(None),
+                lambda _, predictors_NH: {"values": critic.values(predictors_NH)},
+                progress,
+            )
         return list(groups)
 
     def update(self, credit: Credit, algorithm: Algorithm, progress: Progress = lambda _: None) -> Update:
@@ -152,51 +157,59 @@ class Learner:
         samples = _longest_samples(
             prompt_tokens, completion_tokens, self._plan.microbatch_tokens, self._decoder.spec.vocab_size
         )
-        microbatch = next(self._fitting(samples))
-        torch.autograd.backward(self._forward(microbatch, self._adapter).logprobs_N.sum())
+        with self._trunk(self._adapter) as trunk:
+            microbatch = next(self._fitting(samples, trunk))
+            forward = self._forward(microbatch, trunk.predictors(microbatch))
+            torch.autograd.backward(forward.logprobs_N.sum())
         self._forget_gradients()
 
-    def _fitting(self, samples: Sequence[Sample]) -> Iterator[MicroBatch]:
-        """Micro-batches, the largest first; cut smaller on the way if memory runs short."""
+    def _trunk(self, adapter: Adapter | None) -> Trunk:
+        return Trunk(self._decoder, adapter, self._plan.recompute)
+
+    def _fitting(self, samples: Sequence[Sample], trunk: Trunk) -> Iterator[MicroBatch]:
+        """Micro-batches, the largest first but those with one prefix together; cut smaller on the way if memory runs
+        short."""
         waiting = _largest_first(samples, self.microbatch_tokens)
         while waiting:
             microbatch, *rest = waiting
-            needed = self._bytes_needed(microbatch)
+            needed = self._bytes_needed(microbatch, trunk)
             if needed <= self._guard.room():
                 yield microbatch
                 waiting = rest
                 continue
             if microbatch.num_bundles == 1:
                 what = "one sequence" if len(microbatch.samples) == 1 else "sequences with one joint loss"
-                size = f"{len(microbatch.token_ids_T)} tokens"
+                size = f"{microbatch.num_tokens} tokens"
                 raise self._guard.refuse(f"a micro-batch of {what} ({size})", needed)
-            self.microbatch_tokens = len(microbatch.token_ids_T) // 2
+            self.microbatch_tokens = microbatch.num_tokens // 2
             self._guard.intervene(f"micro-batches cut down to {self.microbatch_tokens} tokens")
             samples = [samples[index] for left in waiting for index in left.samples]
             waiting = _largest_first(samples, self.microbatch_tokens)
 
-    def _bytes_needed(self, microbatch: MicroBatch) -> float:
+    def _bytes_needed(self, microbatch: MicroBatch, trunk: Trunk) -> float:
         cost = self._plan.cost
         if cost is None:
             return 0
         gradients = sum(weights.missing_gradient_bytes for weights in self._trained)
-        return gradients + cost.of(len(microbatch.token_ids_T))
+        tokens = trunk.new_tokens(microbatch)
+        return gradients + cost.of(tokens, num_shared=tokens - len(microbatch.token_ids_T))
 
     def _step(self, credit: Credit, algorithm: Algorithm, progress: Progress) -> Update:
         rate = learning_rate(self._config, self._adapter.version, self._num_updates)
         self._forget_gradients()
         differences: list[torch.Tensor] = []
 
-        def policy_loss(microbatch: MicroBatch) -> Loss:
-            forward = self._forward(microbatch, self._adapter, algorithm.needs)
+        def policy_loss(microbatch: MicroBatch, predictors_NH: torch.Tensor) -> Loss:
+            forward = self._forward(microbatch, predictors_NH, algorithm.needs)
             differences.append(forward.logprobs_N.detach() - microbatch.policy_logprobs_N)
             return algorithm.loss(forward, microbatch.targets, credit.totals)
 
-        losses, num_tokens = self._backward(credit.samples, policy_loss, progress)
+        losses, num_tokens = self._backward(credit.samples, self._trunk(self._adapter), policy_loss, progress)
         if self._critic is not None:
             assert isinstance(algorithm, ActorCritic)
             value_loss = partial(self._value_loss, self._critic, algorithm, credit)
-            losses_of_values, more_tokens = self._backward(credit.samples, value_loss, progress)
+            trunk = self._critic.trunk(self._plan.recompute)
+            losses_of_values, more_tokens = self._backward(credit.samples, trunk, value_loss, progress)
             losses, num_tokens = [*losses, *losses_of_values], num_tokens + more_tokens
         metrics = {"loss": math.fsum(loss.total.item() for loss in losses), "learning_rate": rate}
         norms = self._clipped_gradient_norms()
@@ -215,23 +228,32 @@ class Learner:
         )
 
     def _backward(
-        self, samples: Sequence[Sample], loss_of: Callable[[MicroBatch], Loss], progress: Progress
+        self,
+        samples: Sequence[Sample],
+        trunk: Trunk,
+        loss_of: Callable[[MicroBatch, torch.Tensor], Loss],
+        progress: Progress,
     ) -> tuple[list[Loss], int]:
         """Add to the gradients, a micro-batch after the other; the losses without theirs, and how many tokens were
-        computed."""
+        computed. `loss_of` is given what the trunk makes of a micro-batch."""
         losses: list[Loss] = []
-        num_tokens = 0
-        for microbatch in self._fitting(samples):
-            loss = loss_of(microbatch)
-            torch.autograd.backward(loss.total)
-            losses.append(replace(loss, total=loss.total.detach()))
-            num_tokens += len(microbatch.token_ids_T)
-            progress(len(microbatch.token_ids_T))
-        return losses, num_tokens
+        with trunk:
+            for microbatch in self._fitting(samples, trunk):
+                loss = loss_of(microbatch, trunk.predictors(microbatch))
+                torch.autograd.backward(loss.total)
+                losses.append(replace(loss, total=loss.total.detach()))
+                progress(len(microbatch.token_ids_T))
+        return losses, trunk.num_tokens
 
-    def _value_loss(self, critic: Critic, algorithm: ActorCritic, credit: Credit, microbatch: MicroBatch) -> Loss:
-        values_N = critic.values(microbatch, self._plan.recompute)
-        return algorithm.value_loss(values_N, microbatch.targets, credit.totals)
+    def _value_loss(
+        self,
+        critic: Critic,
+        algorithm: ActorCritic,
+        credit: Credit,
+        microbatch: MicroBatch,
+        predictors_NH: torch.Tensor,
+    ) -> Loss:
+        return algorithm.value_loss(critic.values(predictors_NH), microbatch.targets, credit.totals)
 
     def _clipped_gradient_norms(self) -> dict[str, float]:
         norms = {"grad_norm": self._policy.clip_gradients()}
@@ -246,17 +268,10 @@ class Learner:
         for weights in self._trained:
             weights.forget_gradients()
 
-    def _forward(self, microbatch: MicroBatch, adapter: Adapter | None, needs: Needs = _NOTHING) -> Forward:
-        hidden_TH = self._decoder.hidden_of_trees(
-            microbatch.token_ids_T,
-            microbatch.positions_T,
-            microbatch.nodes,
-            adapter,
-            recompute=self._plan.recompute if torch.is_grad_enabled() else None,
-        )
+    def _forward(self, microbatch: MicroBatch, predictors_NH: torch.Tensor, needs: Needs = _NOTHING) -> Forward:
         is_greedy_N = torch.empty(len(microbatch.predictor_N), dtype=torch.bool) if needs.greedy else None
         logprobs_N, entropy_N = chunked_logprobs(
-            self._decoder.final_norm(hidden_TH.index_select(0, microbatch.predictor_N)),
+            predictors_NH,
             self._decoder.weights.head_VH,
             microbatch.targets.token_ids_N,
             self._temperature,
@@ -267,9 +282,9 @@ class Learner:
         return Forward(logprobs_N=logprobs_N, entropy_N=entropy_N, is_greedy_N=is_greedy_N)
 
     def _policy_scores(
-        self, names: Sequence[str], adapter: Adapter | None, microbatch: MicroBatch
+        self, names: Sequence[str], microbatch: MicroBatch, predictors_NH: torch.Tensor
     ) -> dict[str, torch.Tensor]:
-        forward = self._forward(microbatch, adapter)
+        forward = self._forward(microbatch, predictors_NH)
         assert forward.entropy_N is not None
         return {name: forward.entropy_N if name == "entropies" else forward.logprobs_N for name in names}
 
@@ -277,10 +292,12 @@ class Learner:
     def _scored(
         self,
         groups: Sequence[Group],
-        scores: Callable[[MicroBatch], Mapping[str, torch.Tensor]],
+        trunk: Trunk,
+        scores: Callable[[MicroBatch, torch.Tensor], Mapping[str, torch.Tensor]],
         progress: Progress,
     ) -> list[Group]:
-        """The completions with `scores` of their tokens [N], by the names of their fields."""
+        """The completions with `scores` of their tokens [N], by the names of their fields; of each micro-batch they are
+        found from what the trunk makes of it."""
         samples = [
             Sample(prompt=group.prompt, completion=completion, advantages=(0.0,) * completion.num_drawn)
             for group in groups
@@ -288,7 +305,7 @@ class Learner:
         ]
         found: dict[int, dict[str, tuple[float, ...]]] = defaultdict(dict)
         for microbatch in pack(samples, self._plan.microbatch_tokens):
-            for name, scores_N in scores(microbatch).items():
+            for name, scores_N in scores(microbatch, trunk.predictors(microbatch)).items():
                 per_sample = scores_N.split(microbatch.targets.lengths_S.long().tolist())
                 for index, part in zip(microbatch.samples, per_sample, strict=True):
                     found[index][name] = tuple(part.tolist())
@@ -302,11 +319,15 @@ class Learner:
 
 
 def _largest_first(samples: Sequence[Sample], microbatch_tokens: int) -> list[MicroBatch]:
-    return sorted(pack(samples, microbatch_tokens), key=lambda one: len(one.token_ids_T), reverse=True)
+    """Those that share a prefix stay together, in the place of their largest."""
+    families: defaultdict[tuple[int, ...], list[MicroBatch]] = defaultdict(list)
+    for microbatch in sorted(pack(samples, microbatch_tokens), key=lambda one: one.num_tokens, reverse=True):
+        families[microbatch.prefix_ids].append(microbatch)
+    return [microbatch for family in families.values() for microbatch in family]
 
 
 def _longest_samples(prompt_tokens: int, completion_tokens: int, tokens: int, vocab_size: int) -> list[Sample]:
-    """Made-up samples that fill a micro-batch: of one prompt, all as long as can be."""
+    """Made-up samples that fill two micro-batches: of one prompt, all as long as can be."""
     prompt = Prompt(
         problem=Problem(id="rehearsal", prompt=""), token_ids=tuple(i % vocab_size for i in range(prompt_tokens))
     )
@@ -324,5 +345,5 @@ def _longest_samples(prompt_tokens: int, completion_tokens: int, tokens: int, vo
         )
         return Sample(prompt=prompt, completion=completion, advantages=zeros)
 
-    count = max(1, (tokens - prompt_tokens) // completion_tokens)
+    count = 2 * max(1, (tokens - prompt_tokens) // completion_tokens)
     return [sample(number) for number in range(count)]

@@ -19,6 +19,7 @@ from groat.memory.workload import Workload
 from groat.model.recompute import Recompute
 from groat.model.spec import ModelSpec
 from groat.model.storage import Storage
+from groat.trees import PASS_TOKENS
 from groat.types import KVStorage, StorageChoice, StorageKind, UserError
 
 _MICROBATCHES = (4096, 2048, 1024, 768, 640, 512, 384, 256)
@@ -68,7 +69,7 @@ class MemoryPlan:
             "storage": self._storage_choice(),
             "kv_cache": f"{self.kv_storage}: {_KV_REASONS[self.kv_storage]}",
             "gradient_checkpointing": _recompute_words(way.recompute),
-            "microbatch_tokens": f"{way.microbatch_tokens} tokens: a larger one computes shared prompts less often",
+            "microbatch_tokens": f"{way.microbatch_tokens} tokens: fewer larger ones take less time",
             "head_chunk_tokens": f"{way.head_chunk_tokens} tokens have logits at one time; the loss needs no more",
             "max_concurrent": f"{way.max_concurrent} sequences sampled side by side: more is faster, each holds KV",
             "prefill_tokens": f"{way.prefill_tokens} prompt tokens computed in one forward",
@@ -291,7 +292,7 @@ def _plan(config: RunConfig, spec: ModelSpec, work: Workload, way: Way, frozen: 
         storage=frozen.storage,
         kv_storage=kv,
         way=way,
-        learn_cost=learn_cost(spec, way, trained.largest_rank, trains_entropy=work.trains_entropy),
+        learn_cost=learn_cost(spec, way, trained.largest_rank, kv, trains_entropy=work.trains_entropy),
         phases={
             **measuring,
             **phases(spec, work, way, weights=frozen.held, loading=frozen.loading, trained=trained, kv=kv, spare=spare),
@@ -372,12 +373,13 @@ def _samplers(config: RunConfig, work: Workload) -> Iterator[tuple[int, int]]:
 
 
 def _cost(work: Workload, tokens: int, recompute: Recompute | None) -> float:
-    """Forward-sized passes per trained token. With a frozen base, backward costs as much as forward.
+    """Forward-sized passes per token of a completion. With a frozen base, backward costs as much as forward.
 
-    A prompt is computed again in every micro-batch that holds completions of it.
+    Every micro-batch takes a time of its own, and computes again a prompt that is too short to be shared with others.
     """
     passes = 2 if recompute is None else 3
-    return passes * (1 + work.prompt / work.filled(tokens))
+    again = PASS_TOKENS + (0 if work.prefix(tokens) else work.prompt)
+    return passes * (1 + again / max(1, work.filled(tokens) - work.prompt))
 
 
 def _recompute_words(recompute: Recompute | None) -> str:

@@ -152,6 +152,11 @@ def kv_bytes(spec: ModelSpec, storage: KVStorage) -> int:
     return 2 * spec.num_layers * spec.num_kv_heads * head
 
 
+def prefix_gradient_bytes(spec: ModelSpec) -> int:
+    """Per token of what micro-batches share: gradients of its keys and values, and one layer's of those in fp32."""
+    return 2 * _FLOAT * (spec.num_layers + 1) * spec.kv_size
+
+
 def measuring_bytes(spec: ModelSpec, tokens: int) -> int:
     """The most that measuring dynamic quantization holds beside the framework: every layer's input, and either one
     layer with what its backward needs or the head with some logits."""

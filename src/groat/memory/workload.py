@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 
 from groat.config.tree import RunConfig
 from groat.memory.sizes import FRAMEWORK
-from groat.trees import MIN_SHARED
+from groat.trees import LEAST_PREFIX, MIN_SHARED
 
 _TYPICAL_PROMPT = 256
 
@@ -98,6 +99,11 @@ class Workload:
         # The greedy evaluation has one completion a prompt.
         evaluating = min(self.num_evaluated, concurrent)
         return self.shared_prompt + max(training, evaluating) * (self.prompt - self.shared_prompt)
+
+    def prefix(self, tokens: int) -> int:
+        """The most that micro-batches of `tokens` share, computed once for all; 0: each computes what it needs."""
+        is_one = self.filled(tokens) >= self.filled(sys.maxsize)
+        return 0 if is_one or self.prompt <= LEAST_PREFIX else self.prompt - 1
 
     def filled(self, tokens: int) -> int:
         """What sequences of full length fill of a micro-batch of at most `tokens`; the longest one always goes in, with

@@ -16,6 +16,7 @@ import torch
 
 from groat.kernels.attend import attend_spans, attend_spans_backward, has_native_attention, tree_spans
 from groat.kernels.kv import KV, turned
+from groat.kernels.prefix import LayerPrefix
 from groat.kernels.rooms import room_like
 from groat.trees import Node
 from groat.types import KVStorage
@@ -138,26 +139,40 @@ class _TreeAttention(torch.autograd.Function):
         values_TKD: torch.Tensor,
         nodes: Sequence[Node],
         kv_storage: KVStorage,
+        before: LayerPrefix | None,
+        made: LayerPrefix | None,
     ) -> torch.Tensor:
         queries_TAD, own = as_kept(queries_TAD, keys_TKD, values_TKD, kv_storage)
-        output_TAD, lse_AT = tree_attention_with_lse(queries_TAD, own, nodes)
+        if made is not None:
+            made.kv.put(slice(None), own)
+        outside = NOTHING if before is None else before_roots(nodes, before.kv)
+        output_TAD, lse_AT = tree_attention_with_lse(queries_TAD, own, nodes, outside)
         ctx.save_for_backward(queries_TAD, *own.exact, output_TAD, lse_AT)
-        ctx.nodes, ctx.kv_storage = nodes, kv_storage
+        ctx.nodes, ctx.kv_storage, ctx.before, ctx.made = nodes, kv_storage, before, made
         return output_TAD
 
     @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, None, None]:
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """To the gradient, rounding is nothing."""
         (grad_TAD,) = grads
         queries_TAD, keys_TKD, values_TKD, output_TAD, lse_AT = ctx.saved_tensors
         in_int8 = ctx.kv_storage == "int8"
-        gradients = tree_gradients(
-            *(grad_TAD, queries_TAD, keys_TKD, values_TKD, output_TAD, lse_AT, ctx.nodes), in_bfloat16=in_int8
+        grad_q_TAD, grad_k_TKD, grad_v_TKD = tree_gradients(
+            *(grad_TAD, queries_TAD, keys_TKD, values_TKD, output_TAD, lse_AT, ctx.nodes),
+            in_bfloat16=in_int8,
+            before=ctx.before,
         )
-        grad_q_TAD, grad_k_TKD, grad_v_TKD = gradients
+        if ctx.made is not None and ctx.made.gradients is not None:
+            more_k_TKD, more_v_TKD = ctx.made.gradients
+            grad_k_TKD, grad_v_TKD = grad_k_TKD + more_k_TKD, grad_v_TKD + more_v_TKD
         if in_int8:
             grad_q_TAD, grad_k_TKD = turned(grad_q_TAD), turned(grad_k_TKD)
-        return grad_q_TAD, grad_k_TKD, grad_v_TKD, None, None
+        return grad_q_TAD, grad_k_TKD, grad_v_TKD, None, None, None, None
+
+
+def before_roots(nodes: Sequence[Node], kv: KV) -> Mapping[int, Sequence[KV]]:
+    """The same before all of them."""
+    return {index: [kv] for index, node in enumerate(nodes) if node.is_root}
 
 
 def as_kept(
@@ -179,16 +194,22 @@ def tree_gradients(
     nodes: Sequence[Node],
     *,
     in_bfloat16: bool = False,
+    before: LayerPrefix | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Gradients of queries, keys and values, given what `tree_attention_with_lse` found; roots have nothing before.
+    """Gradients of queries, keys and values, given what `tree_attention_with_lse` found; `before` comes before all
+    roots, and what is found for it is added to its own gradients.
 
     `in_bfloat16`: where the CPU has matrix tiles for it, as gradients of products in int8 are computed.
     """
     own_kv = KV.keep(keys_TKD, values_TKD, "f32")
+    exact = None if before is None else KV(*before.kv.exact)
     if nodes and has_native_attention(own_kv, queries_TAD):
-        spans, runs = tree_spans(nodes, own_kv, NOTHING)
+        spans, runs = tree_spans(nodes, own_kv, NOTHING if exact is None else before_roots(nodes, exact))
         return attend_spans_backward(
-            *(grad_TAD, queries_TAD, output_TAD, lse_AT, own_kv, spans, runs), in_bfloat16=in_bfloat16
+            *(grad_TAD, queries_TAD, output_TAD, lse_AT, own_kv, spans, runs),
+            in_bfloat16=in_bfloat16,
+            before=before,
+            before_exact=exact,
         )
     grad_q_TAD = room_like(queries_TAD, *queries_TAD.shape)
     grad_k_TKD, grad_v_TKD = (room_like(tensor, *tensor.shape) for tensor in (keys_TKD, values_TKD))
@@ -207,6 +228,12 @@ def tree_gradients(
             grad_q_TAD[rows] = grad_q
         else:
             grad_q_TAD[rows] += grad_q
+        if node.is_root and before is not None and exact is not None and before.gradients is not None:
+            given = (grad_TAD[rows], queries_TAD[rows], exact.keys, exact.values, output_TAD[rows], lse_AT[:, rows])
+            more_q, *found = block_gradients(*given, causal=False)
+            grad_q_TAD[rows] += more_q
+            for gradient_PKD, more_PKD in zip(before.gradients, found, strict=True):
+                gradient_PKD += more_PKD
     return grad_q_TAD, grad_k_TKD, grad_v_TKD
 
 
@@ -247,6 +274,13 @@ def tree_attention(
     values_TKD: torch.Tensor,
     nodes: Sequence[Node],
     kv_storage: KVStorage = "f32",
+    before: LayerPrefix | None = None,
+    made: LayerPrefix | None = None,
 ) -> torch.Tensor:
-    """Differentiable attention [T, A, D] of every token over its ancestors and itself, kept as `kv_storage` says."""
-    return cast(torch.Tensor, _TreeAttention.apply(queries_TAD, keys_TKD, values_TKD, nodes, kv_storage))
+    """Differentiable attention [T, A, D] of every token over its ancestors and itself, kept as `kv_storage` says.
+
+    All tokens see `before` too, whose gradients are added to its own. Keys and values are remembered in `made`, and
+    what is found for it by the time of backward is part of their gradients.
+    """
+    output = _TreeAttention.apply(queries_TAD, keys_TKD, values_TKD, nodes, kv_storage, before, made)
+    return cast(torch.Tensor, output)

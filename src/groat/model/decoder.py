@@ -10,6 +10,7 @@ import torch
 from groat.kernels.layers import CompiledLayers, TreeTokens
 from groat.kernels.matrix import rows_of
 from groat.kernels.native import native_for
+from groat.kernels.prefix import Prefix
 from groat.model.attention import tree_attention
 from groat.model.compiled import compiled_layers, through_layers
 from groat.model.layers import Prepare, linear, rms_norm, rotate, rotation, swiglu
@@ -61,15 +62,28 @@ class Decoder:
         adapter: Adapter | None,
         *,
         recompute: Recompute | None = None,
+        before: Prefix | None = None,
+        made: Prefix | None = None,
     ) -> torch.Tensor:
-        """`hidden`, every token attending over its ancestors and itself: a layer in one call where it is compiled."""
+        """`hidden`, every token attending over its ancestors and itself: a layer in one call where it is compiled.
+
+        The roots come after `before`, if that is given, and backward adds to its gradients; the tokens are what `made`
+        remembers, and its gradients join in their backward.
+        """
         compiled = self.compiled(adapter)
         if compiled is None or not nodes:
-            attend = partial(_attend_trees, nodes=nodes, kv_storage=self.weights.kv_storage)
+            kv_storage = self.weights.kv_storage
+            attend = partial(_attend_trees, nodes=nodes, kv_storage=kv_storage, before=before, made=made)
             return self.hidden(token_ids_T, positions_T, attend, adapter, recompute=recompute)
-        tokens = TreeTokens(rotation(self.spec, positions_T, self.weights.dtype), nodes)
+        tokens = TreeTokens(rotation(self.spec, positions_T, self.weights.dtype), nodes, before, made)
         run = partial(through_layers, compiled=compiled, adapter=adapter, tokens=tokens)
         return self._through(run, rows_of(self.weights.embedding_VH, token_ids_T), adapter, recompute)
+
+    def prefix(self, num_tokens: int, *, learns: bool) -> Prefix:
+        """Room for a beginning that micro-batches share; `learns`: and for the gradients they find."""
+        spec = self.spec
+        shape = (spec.num_layers, num_tokens, spec.num_kv_heads, spec.head_dim)
+        return Prefix.empty(shape, self.weights.kv_storage, self.weights.dtype, learns=learns)
 
     def compiled(self, adapter: Adapter | None) -> CompiledLayers | None:
         """The layers as the compiled kernels take them, made once; None where torch computes them."""
@@ -171,6 +185,8 @@ def _attend_trees(
     *,
     nodes: Sequence[Node],
     kv_storage: KVStorage,
+    before: Prefix | None,
+    made: Prefix | None,
 ) -> torch.Tensor:
-    del layer
-    return tree_attention(queries, keys, values, nodes, kv_storage)
+    prefixes = [None if prefix is None else prefix.layers[layer] for prefix in (before, made)]
+    return tree_attention(queries, keys, values, nodes, kv_storage, *prefixes)

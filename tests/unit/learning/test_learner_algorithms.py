@@ -104,7 +104,9 @@ def test_a_pair_that_fits_nowhere_is_refused():
     credit = credit_of(algorithm)
     adapter = tiny_adapter(SPEC)
     tight = learner_of(tiny_decoder(SPEC), adapter)
-    tight._plan = replace(tight._plan, cost=LearnCost(kept_per_token=1000, workspace_per_token=0, head_chunk=0))
+    tight._plan = replace(
+        tight._plan, cost=LearnCost(kept_per_token=1000, prefix_per_token=0, workspace_per_token=0, head_chunk=0)
+    )
     gradients = sum(tensor.nbytes for tensor in adapter.named_tensors().values())
     tight._guard = Guard(budget_bytes=gradients + 3000, resident=lambda: 0, available=lambda: float("inf"))
     with pytest.raises(UserError, match="a micro-batch of sequences with one joint loss"):

@@ -327,7 +327,7 @@ def test_without_a_value_model_nothing_is_computed_for_one() -> None:
 def test_the_guard_counts_the_value_models_gradients() -> None:
     """With room for the gradients of the policy alone, not even one sequence can be learned from."""
     credit = credit_of(ppo())
-    cost = LearnCost(kept_per_token=10, workspace_per_token=0, head_chunk=0)
+    cost = LearnCost(kept_per_token=10, prefix_per_token=0, workspace_per_token=0, head_chunk=0)
     for with_room_for_both in (True, False):
         learner, values = learner_and_values()
         tensors = [*learner.adapter.named_tensors().values()]

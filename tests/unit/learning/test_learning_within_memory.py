@@ -13,7 +13,7 @@ from groat.memory.guard import Guard
 from groat.memory.phases import LearnCost
 from groat.types import UserError
 
-COST = LearnCost(kept_per_token=900, workspace_per_token=100, head_chunk=0)
+COST = LearnCost(kept_per_token=900, prefix_per_token=0, workspace_per_token=100, head_chunk=0)
 """1000 bytes a token."""
 
 

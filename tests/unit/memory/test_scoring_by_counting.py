@@ -16,7 +16,7 @@ from groat.kernels.native import native_for
 from groat.kernels.rooms import room_like
 from groat.memory.phases import score_bytes
 from groat.memory.plan import plan_memory
-from groat.memory.sizes import forward_bytes, layer_activation_bytes, rows_bytes, scoring_bytes
+from groat.memory.sizes import forward_bytes, kv_bytes, layer_activation_bytes, rows_bytes, scoring_bytes
 from groat.memory.workload import Workload
 from groat.trees import Node
 
@@ -68,7 +68,9 @@ def test_it_is_in_the_phase_that_scores() -> None:
     work = Workload.of(RunConfig())
     plan = plan_memory(RunConfig(), SMOLLM2_135M, work)
     tokens = work.filled(plan.way.microbatch_tokens)
-    parts = score_bytes(SMOLLM2_135M, work, plan.way, RANK)
+    parts = score_bytes(SMOLLM2_135M, work, plan.way, RANK, plan.kv_storage)
     assert parts["hidden states"] == tokens * rows_bytes(SMOLLM2_135M)
     assert parts["workspace"] == max(tokens * scoring_bytes(SMOLLM2_135M, RANK), 4 * 256 * 49152)
     assert plan.phases["SCORE"]["workspace"] == parts["workspace"]
+    # Of a prompt of 256 tokens, those of the longest beginning that micro-batches share.
+    assert parts["prefix"] == 255 * kv_bytes(SMOLLM2_135M, plan.kv_storage)

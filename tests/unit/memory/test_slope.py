@@ -61,7 +61,7 @@ def test_what_the_loss_takes_does_not_grow_with_tokens_times_vocabulary() -> Non
     """A larger vocabulary makes a chunk of logits larger, and nothing else of learning."""
     way = plan_at(8_000, None).way
     larger = replace(LLAMA_8B, vocab_size=4 * LLAMA_8B.vocab_size)
-    usual, with_larger = (learn_cost(spec, way, RANK) for spec in (LLAMA_8B, larger))
+    usual, with_larger = (learn_cost(spec, way, RANK, "int8") for spec in (LLAMA_8B, larger))
     assert with_larger.kept_per_token == usual.kept_per_token
     assert with_larger.workspace_per_token == usual.workspace_per_token
     assert with_larger.head_chunk == 4 * usual.head_chunk == 4 * 4 * way.head_chunk_tokens * LLAMA_8B.vocab_size

@@ -37,12 +37,18 @@ def test_a_whole_step_by_hand() -> None:
     assert WORK.filled(29 + 12 + 11) == 41
 
 
-@pytest.mark.parametrize("tokens", [1, 40, 41, 60, 90, 110, 200])
+@pytest.mark.parametrize("tokens", [1, 40, 41, 60, 90, 200])
 def test_no_microbatch_of_a_full_step_is_larger_than_what_is_planned(tokens: int) -> None:
     microbatches = pack(full_length_samples(WORK), WORK.filled(tokens))
     largest = max(len(one.token_ids_T) for one in microbatches)
     assert largest <= WORK.filled(tokens)
     assert largest >= WORK.filled(tokens) - 3 * 8, "nor much smaller: up to 3 tokens a sample may not be shared"
+
+
+def test_two_groups_go_each_into_a_microbatch_of_its_own_where_both_do_not_go_into_one() -> None:
+    """Room for 103 would hold one group and a part of the other, which computes the second prompt twice."""
+    assert WORK.filled(110) == 103
+    assert [len(one.token_ids_T) for one in pack(full_length_samples(WORK), WORK.filled(110))] == [20 + 4 * 9] * 2
 
 
 def test_prompts_of_the_greedy_evaluation_are_counted() -> None:
