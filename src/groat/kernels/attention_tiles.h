@@ -48,7 +48,7 @@ struct TileBlock : KeyBlock<int8_t> {
   void pack_keys(int first, long piece) {
     Vec rows[SIXTEEN];
     for (int i = 0; i < SIXTEEN; i++) rows[i] = (Vec)_mm512_loadu_si512(keys.numbers[first + i] + piece * BLOCK);
-    ahead.fetch(3);
+    ahead.fetch(2);
     turn_fours(rows, key_tiles + (piece * SIXTEENS + first / SIXTEEN) * TILE_BYTES);
   }
 
@@ -56,7 +56,7 @@ struct TileBlock : KeyBlock<int8_t> {
   void pack_values(int first, long piece) {
     __m512i rows[GROUP];
     for (int i = 0; i < GROUP; i++) rows[i] = _mm512_loadu_si512(values.numbers[first + i] + piece * BLOCK);
-    ahead.fetch(1);
+    if (first % SIXTEEN == 0) ahead.fetch(1);
     const __m512i low = _mm512_unpacklo_epi8(rows[0], rows[1]), high = _mm512_unpackhi_epi8(rows[0], rows[1]);
     const __m512i low_others = _mm512_unpacklo_epi8(rows[2], rows[3]);
     const __m512i high_others = _mm512_unpackhi_epi8(rows[2], rows[3]);
@@ -113,7 +113,7 @@ class TileRunning {
       const long first = tile * together, some = std::min(together, count - first);
       score(block, tile);
       for (long i = 0; i < some; i++) {
-        block.ahead.fetch(2);
+        block.ahead.fetch(1);
         weigh(block, first + i, i, first + i < hidden ? 0 : task.seen(first + i, start, KEYS));
       }
       for (long piece = 0; piece < pieces; piece++) add(block, piece, first, some);
@@ -163,38 +163,45 @@ class TileRunning {
   }
 
   // Products of the digits with all keys.
-  void score(const TileBlock& block, long tile) {
+  void score(TileBlock& block, long tile) {
     begin_sums();
     for (long piece = 0; piece < pieces; piece++) {
       const int8_t* keys = block.key_tiles + piece * SIXTEENS * TILE_BYTES;
       _tile_loadd(4, digits_of(tile, piece), BLOCK);
       _tile_loadd(5, keys, BLOCK);
       _tile_dpbssd(0, 4, 5);
+      block.ahead.fetch(1);
       _tile_loadd(6, keys + TILE_BYTES, BLOCK);
       _tile_dpbssd(1, 4, 6);
+      block.ahead.fetch(1);
       _tile_loadd(7, keys + 2 * TILE_BYTES, BLOCK);
       _tile_dpbssd(2, 4, 7);
+      block.ahead.fetch(1);
       _tile_loadd(5, keys + 3 * TILE_BYTES, BLOCK);
       _tile_dpbssd(3, 4, 5);
+      block.ahead.fetch(1);
     }
     store_wholes();
   }
 
-  void add(const TileBlock& block, long piece, long first, long some) {
+  void add(TileBlock& block, long piece, long first, long some) {
     const int8_t* values = block.value_tiles + piece * SIXTEENS * TILE_BYTES;
     begin_sums();
     _tile_loadd(4, weights, KEYS);
     _tile_loadd(5, values, BLOCK);
     _tile_dpbusd(0, 4, 5);
+    block.ahead.fetch(1);
     _tile_loadd(6, values + TILE_BYTES, BLOCK);
     _tile_dpbusd(1, 4, 6);
     _tile_loadd(7, values + 2 * TILE_BYTES, BLOCK);
     _tile_dpbusd(2, 4, 7);
+    block.ahead.fetch(1);
     _tile_loadd(5, values + 3 * TILE_BYTES, BLOCK);
     _tile_dpbusd(3, 4, 5);
     store_wholes();
     for (long i = 0; i < some; i++) {
       const Vec scale = splat(weight_scales[i]);
+      block.ahead.fetch(1);
       float* to = outputs + (first + i) * size + piece * BLOCK;
       for (int j = 0; j < SIXTEENS; j++)
         store(to + j * LANES, load(to + j * LANES) + both_digits(i, j, 8) * scale);
@@ -225,7 +232,7 @@ class TileRunning {
   }
 
   // Products of query i of the tile become weights of the values, in whole steps of their largest: 65535 of them.
-  void weigh(const TileBlock& block, long query, long i, int seen) {
+  void weigh(TileBlock& block, long query, long i, int seen) {
     uint8_t *upper = weights + i * KEYS, *lower = upper + together * KEYS;
     std::memset(upper, 0, KEYS), std::memset(lower, 0, KEYS);
     weight_scales[i] = 0;
@@ -233,13 +240,16 @@ class TileRunning {
     const int vectors = (seen + LANES - 1) / LANES;
     for (int j = 0; j < vectors; j++)
       store(scores + j * LANES, both_digits(i, j, 7) * (load(block.keys.scales + j * LANES) * scales[query]));
+    block.ahead.fetch(1);
     softmax(query).weigh(scores, seen);
+    block.ahead.fetch(1);
     Vec scaled[SIXTEENS];
     for (int j = 0; j < vectors; j++) {
       const Vec product = load(scores + j * LANES) * load(block.values.scales + j * LANES);
       scaled[j] = lane_numbers() + j * LANES < seen ? product : Vec{};
     }
     const float largest = largest_magnitude(vectors, [&](long j) { return scaled[j]; });
+    block.ahead.fetch(1);
     const float steps = largest > 0 ? 65535.0f / largest : 0.0f;
     for (int j = 0; j < vectors; j++) {
       const __m512i whole = _mm512_cvtps_epi32((__m512)(scaled[j] * steps));
