@@ -8,6 +8,7 @@ import torch
 
 from groat.batching import MicroBatch
 from groat.kernels.prefix import Prefix
+from groat.model.backward import with_gradient
 from groat.model.decoder import Decoder
 from groat.model.lora import Adapter
 from groat.model.recompute import Recompute
@@ -81,5 +82,5 @@ class Trunk:
         hidden_PH, self._prefix_hidden_PH = self._prefix_hidden_PH, None
         if hidden_PH is not None:
             # Nothing is predicted from a prefix: its gradients are all by way of its keys and values.
-            torch.autograd.backward(hidden_PH, torch.zeros_like(hidden_PH))
+            torch.autograd.backward(with_gradient(hidden_PH, torch.zeros_like(hidden_PH)))
         self._prefix, self._prefix_ids = None, ()

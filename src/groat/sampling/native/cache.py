@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from groat.kernels.huge_pages import zeros_like_in_huge_pages
+from groat.kernels.huge_pages import zeros_in_huge_pages
 from groat.kernels.kv import KV
 from groat.model.spec import ModelSpec
 from groat.types import KVStorage
@@ -49,7 +49,7 @@ class SuffixArena:
 
         def moved(tensor: torch.Tensor) -> torch.Tensor:
             # Zeros, not whatever was there: masked keys must still be finite.
-            rearranged = zeros_like_in_huge_pages(tensor, len(slots), *tensor.shape[1:])
+            rearranged = zeros_in_huge_pages(tensor, len(slots), *tensor.shape[1:])
             rearranged[new_rows] = tensor[old_rows]
             return rearranged
 
@@ -64,7 +64,7 @@ class SuffixArena:
         wanted = min(blocks * self.block, self._max_length)
 
         def longer(tensor: torch.Tensor) -> torch.Tensor:
-            grown = zeros_like_in_huge_pages(tensor, tensor.shape[0], tensor.shape[1], wanted, tensor.shape[3])
+            grown = zeros_in_huge_pages(tensor, tensor.shape[0], tensor.shape[1], wanted, tensor.shape[3])
             grown[:, :, :have] = tensor
             return grown
 
