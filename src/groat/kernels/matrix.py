@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 import torch.nn.functional as F
 
+from groat.kernels.huge_pages import Empty, ordinary
 from groat.kernels.native import MatrixView, native_for
 from groat.kernels.quantized import Int8Matrix, NF4Matrix, RowInt8Matrix, Rows, int8_of, nf4_of, rows_in_ranges
 from groat.types import Compute, StorageKind
@@ -52,22 +53,22 @@ def stored(weight_NK: torch.Tensor, kind: StorageKind) -> Matrix:
     return stored_rows((weight_NK.shape[0], weight_NK.shape[1]), rows_in_ranges(weight_NK), kind)
 
 
-def stored_rows(shape: tuple[int, int], ranges: Rows, kind: StorageKind) -> Matrix:
-    """The same from rows that come a few at a time: beside what is kept, only those exist."""
+def stored_rows(shape: tuple[int, int], ranges: Rows, kind: StorageKind, empty: Empty = ordinary) -> Matrix:
+    """The same from rows that come a few at a time: beside what is kept, in memory from `empty`, only those exist."""
     match kind:
         case "f32":
-            return _tiled(shape, ranges)
+            return _tiled(shape, ranges, empty)
         case "bf16":
-            return plain_rows(shape, ranges, torch.bfloat16)
+            return plain_rows(shape, ranges, torch.bfloat16, empty)
         case "int8":
-            return int8_of(shape, ranges)
+            return int8_of(shape, ranges, empty)
         case "nf4":
-            return nf4_of(shape, ranges)
+            return nf4_of(shape, ranges, empty)
 
 
-def plain_rows(shape: tuple[int, int], ranges: Rows, dtype: torch.dtype) -> torch.Tensor:
+def plain_rows(shape: tuple[int, int], ranges: Rows, dtype: torch.dtype, empty: Empty = ordinary) -> torch.Tensor:
     """One plain tensor of rows that come a few at a time."""
-    weight_NK = torch.empty(shape, dtype=dtype)
+    weight_NK = empty(shape, dtype)
     first = 0
     for some in ranges:
         weight_NK[first : first + len(some)] = some
@@ -75,12 +76,12 @@ def plain_rows(shape: tuple[int, int], ranges: Rows, dtype: torch.dtype) -> torc
     return weight_NK
 
 
-def _tiled(shape: tuple[int, int], ranges: Rows) -> Matrix:
+def _tiled(shape: tuple[int, int], ranges: Rows, empty: Empty) -> Matrix:
     """In tiles, where the compiled kernels read them; else plain."""
     if (native := native_for()) is None:
-        return plain_rows(shape, ranges, torch.float32)
+        return plain_rows(shape, ranges, torch.float32, empty)
     width: int = native.groat_tile_columns()
-    tiles_PKC = torch.empty(-(-shape[0] // width), shape[1], width)
+    tiles_PKC = empty((-(-shape[0] // width), shape[1], width), torch.float32)
     first = 0
     for some in ranges:
         padded = F.pad(some, (0, 0, 0, -len(some) % width)).view(-1, width, shape[1])

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
+from groat.kernels.huge_pages import Empty, ordinary
 from groat.kernels.native import MatrixView, native_for
 from groat.types import Compute
 
@@ -274,11 +275,11 @@ def to_nf4(weight_NK: torch.Tensor) -> NF4Matrix:
     return nf4_of((weight_NK.shape[0], weight_NK.shape[1]), rows_in_ranges(weight_NK))
 
 
-def int8_of(shape: tuple[int, int], ranges: Rows) -> Int8Matrix:
+def int8_of(shape: tuple[int, int], ranges: Rows, empty: Empty = ordinary) -> Int8Matrix:
     """`to_int8` of rows that come a few at a time. NotFiniteError for infinities and NaN."""
     (rows, columns), num_blocks = shape, -(-shape[1] // BLOCK)
-    tiles = torch.empty(-(-rows // TILE_OUTPUTS), num_blocks, BLOCK // GROUP, TILE_OUTPUTS, GROUP, dtype=torch.uint8)
-    scales = torch.empty(len(tiles), -(-num_blocks // _PAIR), TILE_OUTPUTS, dtype=torch.bfloat16)
+    tiles = empty((-(-rows // TILE_OUTPUTS), num_blocks, BLOCK // GROUP, TILE_OUTPUTS, GROUP), torch.uint8)
+    scales = empty((len(tiles), -(-num_blocks // _PAIR), TILE_OUTPUTS), torch.bfloat16)
     first = 0
     for some in ranges:
         end = first + -(-len(some) // TILE_OUTPUTS)
@@ -316,10 +317,10 @@ def _bf16_above(values: torch.Tensor) -> torch.Tensor:
     return ((values.view(torch.int32) + 0xFFFF) >> 16).to(torch.int16).view(torch.bfloat16)
 
 
-def nf4_of(shape: tuple[int, int], ranges: Rows) -> NF4Matrix:
+def nf4_of(shape: tuple[int, int], ranges: Rows, empty: Empty = ordinary) -> NF4Matrix:
     """`to_nf4` of rows that come a few at a time. NotFiniteError for infinities and NaN."""
     rows, columns = shape
-    packed, scales = torch.empty(-(-rows * columns // 2), dtype=torch.uint8), torch.empty(-(-rows * columns // BLOCK))
+    packed, scales = empty((-(-rows * columns // 2),), torch.uint8), torch.empty(-(-rows * columns // BLOCK))
     start = 0
     for some in ranges:
         values = some.flatten()

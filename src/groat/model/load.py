@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from groat.config.tree import ModelConfig
+from groat.kernels.huge_pages import Shelf
 from groat.kernels.matrix import stored_rows
 from groat.kernels.native import choose_kernels, has_int8_kernels, kernels_in_use
 from groat.model.checkpoint import Store, read_weights
@@ -62,7 +63,8 @@ def load_model(
     choose_kernels(config.kernels)
     kinds = (storage or Storage()).keeping(storage_of_checkpoint(folder))
     compute = _compute(config.compute, kinds)
-    store = store or (lambda name, shape, ranges: stored_rows(shape, ranges, kinds.kind_of(name)))
+    shelf = Shelf()
+    store = store or (lambda name, shape, ranges: stored_rows(shape, ranges, kinds.kind_of(name), shelf.empty))
     weights = replace(
         read_weights(folder, spec, store).computed_in(compute), kv_storage=kinds.kv_storage(config.kv_cache)
     )
