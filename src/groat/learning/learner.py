@@ -177,11 +177,13 @@ class Learner:
                 yield microbatch
                 waiting = rest
                 continue
-            if microbatch.num_bundles == 1:
+            if microbatch.num_bundles == 1 and not microbatch.prefix_ids:
                 what = "one sequence" if len(microbatch.samples) == 1 else "sequences with one joint loss"
                 size = f"{microbatch.num_tokens} tokens"
                 raise self._guard.refuse(f"a micro-batch of {what} ({size})", needed)
-            self.microbatch_tokens = microbatch.num_tokens // 2
+            # One sample alone takes least without a prefix, which a micro-batch no larger than that cannot have.
+            is_one = microbatch.num_bundles == 1
+            self.microbatch_tokens = len(microbatch.prefix_ids) if is_one else microbatch.num_tokens // 2
             self._guard.intervene(f"micro-batches cut down to {self.microbatch_tokens} tokens")
             samples = [samples[index] for left in waiting for index in left.samples]
             waiting = _largest_first(samples, self.microbatch_tokens)
