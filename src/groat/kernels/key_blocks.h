@@ -8,8 +8,9 @@ namespace {
 
 constexpr int KEYS = 64;  // of a block
 
-// What the next task will read of its own tokens, asked for little by little while this one computes. In four places at
-// once, because the CPU goes on reading from each of them by itself.
+// What the next task will read of its own tokens, asked for little by little while this one computes: evenly, since the
+// CPU has few requests under way at a time, and more hold up what it computes. In four places at once, because the CPU goes
+// on reading from each of them by itself.
 struct Ahead {
   static constexpr long LINE = 64, MOST = 1 << 17;  // so many bytes of keys and of values wait in the second cache
   const char* places[4] = {};

@@ -69,9 +69,8 @@ def test_loss_and_gradients_are_those_of_samples_that_go_alone(
 def test_every_prompt_is_computed_once():
     """18 samples of 3 prompts: of 90 tokens and 1 to 11 more."""
     samples = long_samples()
-    update = one_update(
-        learner_of(tiny_decoder(SPEC), tiny_adapter(SPEC), microbatch_tokens=130), credit_of(samples), grpo()
-    )
+    learner = learner_of(tiny_decoder(SPEC), tiny_adapter(SPEC), microbatch_tokens=130)
+    num_tokens = one_update(learner, credit_of(samples), grpo()).update.num_tokens
     own = sum(len(sample.prompt.token_ids) - len(EXAMPLES) + sample.num_tokens for sample in samples)
     assert len(EXAMPLES) < num_tokens <= len(EXAMPLES) + own
 
