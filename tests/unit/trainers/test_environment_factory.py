@@ -139,8 +139,25 @@ def test_an_object_without_a_word_leaves_the_prompt_as_it_is(tmp_path: Path):
 
 def test_a_reset_that_says_something_else_every_time_is_refused(tmp_path: Path):
     environments = environments_of(toy_trainer(tmp_path, rows=ROWS, environment_factory=Fickle))
+    problem = Problem(id="p", prompt=({"role": "user", "content": "Hi."},))
+    environments.for_template("<tool_call>").shown(problem)
     with pytest.raises(OwnEnvironmentError, match=r"reset\(\) of the environment Fickle returned two texts"):
-        environments.begin(Problem(id="p", prompt=({"role": "user", "content": "Hi."},)))
+        environments.begin(problem)
+
+
+def test_reset_is_asked_once_for_every_completion_and_once_for_the_prompt(tmp_path: Path):
+    asked: list[object] = []
+
+    class Counted(Silent):
+        def reset(self, **row: Any) -> None:
+            asked.append(row)
+
+    environments = environments_of(toy_trainer(tmp_path, rows=ROWS, environment_factory=Counted))
+    problem = Problem(id="p", prompt=({"role": "user", "content": "Hi."},))
+    environments.for_template("<tool_call>").shown(problem)
+    for _ in range(3):
+        environments.begin(problem)
+    assert len(asked) == 1 + 3
 
 
 class WithoutReset:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -29,6 +29,8 @@ class ObjectEnvironments:
     tools: ToolEnvironments
     """Those that belong to no object, and the methods of one, which are never called."""
     calls: OwnCalls
+    said: dict[tuple[str, str], str | None] = field(default_factory=dict[tuple[str, str], str | None])
+    """What `reset` returned for a problem first, by its id and prompt."""
 
     @property
     def max_turns(self) -> int:
@@ -42,16 +44,18 @@ class ObjectEnvironments:
         return replace(self, tools=self.tools.for_template(source))
 
     def shown(self, problem: Problem) -> tuple[Message, ...]:
-        return self.tools.shown(_with_observation(problem, self._reset(self.make(), problem)))
+        observation = self._reset(self.make(), problem)
+        self.said.setdefault(_key(problem), observation)
+        return self.tools.shown(_with_observation(problem, observation))
 
     def example(self) -> tuple[Message, ...]:
         return self.tools.example()
 
     def begin(self, problem: Problem) -> ObjectConversation:
         """UserError where `reset` says something else than the prompt does."""
-        expected = self._reset(self.make(), problem)
         environment = self.make()
-        if self._reset(environment, problem) != expected:
+        observation = self._reset(environment, problem)
+        if observation != self.said.setdefault(_key(problem), observation):
             raise OwnEnvironmentError(
                 f"reset() of the environment {type(environment).__name__} returned two texts for one row (problem "
                 f"{problem.id}), but completions of a group share their prompt: let it depend on the row alone, for "
@@ -136,6 +140,10 @@ def own_reward(make: Callable[[], Any]) -> Callable[..., Any] | None:
     function = async_rewards if inspect.iscoroutinefunction(probe.get_reward) else rewards
     function.__name__ = type(probe).__name__
     return function
+
+
+def _key(problem: Problem) -> tuple[str, str]:
+    return problem.id, str(problem.plain_prompt)
 
 
 def _with_observation(problem: Problem, observation: str | None) -> Problem:
