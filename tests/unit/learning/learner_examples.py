@@ -13,6 +13,8 @@ from groat.batching import Totals
 from groat.config.tree import GRPOAlgorithmConfig, TrainingConfig
 from groat.learning.critic import Critic
 from groat.learning.learner import Learner, LearnerPlan, Update
+from groat.memory.guard import Guard
+from groat.memory.phases import LearnCost
 from groat.model.decoder import Decoder
 from groat.model.lora import Adapter
 from groat.model.recompute import Recompute
@@ -45,6 +47,17 @@ def learner_of(
     if value_model is not None:
         critic = Critic(decoder, value_model, training, learning_rate=value_learning_rate)
     return Learner(decoder, adapter, plan, training, temperature=TEMPERATURE, num_updates=num_updates, critic=critic)
+
+
+def guarded_learner(cost: LearnCost, num_bytes: float, microbatch_tokens: int) -> tuple[Learner, Guard]:
+    """One in float64, whose guard has so many bytes beside the gradients, which are not yet counted."""
+    adapter = tiny_adapter(SPEC, dtype=torch.float64)
+    gradients = sum(tensor.nbytes for tensor in adapter.named_tensors().values())
+    guard = Guard(budget_bytes=gradients + num_bytes, resident=lambda: 0, available=lambda: float("inf"))
+    plan = LearnerPlan(microbatch_tokens=microbatch_tokens, head_chunk_tokens=5, recompute=None, cost=cost)
+    training = TrainingConfig(learning_rate=1e-2, lr_scheduler_type="constant")
+    decoder = tiny_decoder(SPEC, dtype=torch.float64)
+    return Learner(decoder, adapter, plan, training, temperature=TEMPERATURE, num_updates=10, guard=guard), guard
 
 
 def tiny_value_model(dtype: torch.dtype = torch.float32, *, r: int = 2, seed: int = 5) -> ValueModel:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from learner_examples import SPEC, TEMPERATURE, credit_of, grpo, one_update, random_samples
-from tiny_decoders import tiny_adapter, tiny_decoder
+from learner_examples import credit_of, grpo, guarded_learner, one_update, random_samples
 
-from groat.config.tree import TrainingConfig
-from groat.learning.learner import Learner, LearnerPlan
+from groat.learning.learner import Learner
 from groat.memory.guard import Guard
 from groat.memory.phases import LearnCost
 from groat.types import UserError
@@ -19,13 +17,7 @@ COST = LearnCost(kept_per_token=900, prefix_per_token=0, workspace_per_token=100
 
 def learner_with_room(tokens: float) -> tuple[Learner, Guard]:
     """A guard that lets a micro-batch of so many tokens pass, gradients not yet counted."""
-    adapter = tiny_adapter(SPEC, dtype=torch.float64)
-    gradients = sum(tensor.nbytes for tensor in adapter.named_tensors().values())
-    guard = Guard(budget_bytes=gradients + 1000 * tokens, resident=lambda: 0, available=lambda: float("inf"))
-    plan = LearnerPlan(microbatch_tokens=10_000, head_chunk_tokens=5, recompute=None, cost=COST)
-    training = TrainingConfig(learning_rate=1e-2, lr_scheduler_type="constant")
-    decoder = tiny_decoder(SPEC, dtype=torch.float64)
-    return Learner(decoder, adapter, plan, training, temperature=TEMPERATURE, num_updates=10, guard=guard), guard
+    return guarded_learner(COST, 1000 * tokens, 10_000)
 
 
 def test_microbatches_are_cut_until_they_fit_and_the_gradients_stay():

@@ -8,10 +8,10 @@ import pytest
 import torch
 from learner_examples import (
     SPEC,
-    TEMPERATURE,
     credit_of,
     groups_of,
     grpo,
+    guarded_learner,
     learner_of,
     one_update,
     random_samples,
@@ -20,9 +20,6 @@ from learner_examples import (
 from tiny_decoders import tiny_adapter, tiny_decoder
 
 from groat.algorithms.base import Needs
-from groat.config.tree import TrainingConfig
-from groat.learning.learner import Learner, LearnerPlan
-from groat.memory.guard import Guard
 from groat.memory.phases import LearnCost
 from groat.model.recompute import Recompute
 from groat.types import Sample, UserError
@@ -91,28 +88,19 @@ def test_scores_and_values_do_not_depend_on_prefixes():
             assert left.values == pytest.approx(right.values, abs=1e-5)
 
 
-def learner_with_room(num_bytes: float) -> tuple[Learner, Guard]:
-    """1000 bytes a token, and 500 more for one that is shared."""
-    adapter = tiny_adapter(SPEC, dtype=torch.float64)
-    gradients = sum(tensor.nbytes for tensor in adapter.named_tensors().values())
-    guard = Guard(budget_bytes=gradients + num_bytes, resident=lambda: 0, available=lambda: float("inf"))
-    cost = LearnCost(kept_per_token=1000, prefix_per_token=500, workspace_per_token=0, head_chunk=0)
-    plan = LearnerPlan(microbatch_tokens=160, head_chunk_tokens=5, recompute=None, cost=cost)
-    training = TrainingConfig(learning_rate=1e-2, lr_scheduler_type="constant")
-    decoder = tiny_decoder(SPEC, dtype=torch.float64)
-    return Learner(decoder, adapter, plan, training, temperature=TEMPERATURE, num_updates=10, guard=guard), guard
+COST = LearnCost(kept_per_token=1000, prefix_per_token=500, workspace_per_token=0, head_chunk=0)
 
 
 def test_where_no_prefix_fits_samples_go_alone():
     """The longest sample is of 90 + 11 + 11 tokens at most: with a prefix it takes 45,000 bytes more than there are."""
     credit = credit_of(long_samples())
-    roomy, _ = learner_with_room(1e9)
-    tight, guard = learner_with_room(115_000)
+    roomy, _ = guarded_learner(COST, 1e9, 160)
+    tight, guard = guarded_learner(COST, 115_000, 160)
     whole, cut = one_update(roomy, credit, grpo()), one_update(tight, credit, grpo())
     for name, gradient in whole.gradients.items():
         torch.testing.assert_close(cut.gradients[name], gradient, rtol=1e-9, atol=1e-12)
     assert tight.microbatch_tokens <= len(EXAMPLES) + 11
     assert guard.take_interventions()
-    narrow, _ = learner_with_room(80_000)
+    narrow, _ = guarded_learner(COST, 80_000, 160)
     with pytest.raises(UserError, match="a micro-batch of one sequence"):
         narrow.update(credit, grpo())
