@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, cast
@@ -190,6 +191,7 @@ def rotation(spec: ModelSpec, positions_T: torch.Tensor, dtype: torch.dtype) -> 
     return angles_T1E.cos().mul_(factor).to(dtype), angles_T1E.sin().mul_(factor).to(dtype)
 
 
+@functools.lru_cache(maxsize=4)
 def rotary_frequencies(spec: ModelSpec) -> torch.Tensor:
     """Radians per position of each of the rotary_size / 2 planes, scaled where the model says so; float64."""
     exponents_E = torch.arange(0, spec.rotary_size, 2, dtype=torch.float64) / spec.rotary_size
