@@ -91,7 +91,7 @@ def pack(samples: Sequence[Sample], microbatch_tokens: int) -> tuple[MicroBatch,
     paths = [_path(sample) for sample in samples]
     cutting = _Cutting(samples, paths, microbatch_tokens)
     return tuple(
-        _join([samples[index] for index in row], row, paths[row[0]][: family.prefix_length])
+        _join([samples[index] for index in row], [paths[index] for index in row], row, family.prefix_length)
         for family in cutting.families(_bundles(samples, paths))
         for row in family.rows
     )
@@ -186,18 +186,20 @@ def _path(sample: Sample) -> tuple[int, ...]:
     return sample.prompt.token_ids + completion.token_ids[: completion.drawn_places[-1]]
 
 
-def _join(samples: Sequence[Sample], indices: Sequence[int], prefix_ids: tuple[int, ...]) -> MicroBatch:
-    forest = grow([_path(sample)[len(prefix_ids) :] for sample in samples])
+def _join(
+    samples: Sequence[Sample], paths: Sequence[tuple[int, ...]], indices: Sequence[int], prefix_length: int
+) -> MicroBatch:
+    forest = grow([path[prefix_length:] for path in paths])
     predictors: list[int] = []
     for index, sample in enumerate(samples):
-        rows = forest.rows(index)[len(sample.prompt.token_ids) - 1 - len(prefix_ids) :]
+        rows = forest.rows(index)[len(sample.prompt.token_ids) - 1 - prefix_length :]
         predictors.extend(rows[place] for place in sample.completion.drawn_places)
     completions = [sample.completion for sample in samples]
     lengths = torch.tensor([sample.num_tokens for sample in samples])
     return MicroBatch(
-        prefix_ids=prefix_ids,
+        prefix_ids=paths[0][:prefix_length],
         token_ids_T=torch.tensor(forest.token_ids),
-        positions_T=torch.tensor(forest.positions) + len(prefix_ids),
+        positions_T=torch.tensor(forest.positions) + prefix_length,
         nodes=forest.nodes,
         predictor_N=torch.tensor(predictors),
         policy_logprobs_N=_end_to_end([c.policy_logprobs for c in completions]),

@@ -52,14 +52,13 @@ def attend_spans_backward(
     *,
     in_bfloat16: bool,
     before: LayerPrefix | None = None,
-    before_exact: KV | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Gradients of queries [T, A, D], keys and values [T, K, D], given what `attend_spans` found; in bf16 where the CPU
     has matrix tiles for that and the caller can bear it.
 
-    All `runs` lie in `own`, which is contiguous and fp32, or are those of `before_exact`, what `before` stands for, to
-    whose gradients is added. The same, bit for bit, whatever the number of threads; each holds the gradients of one
-    path's keys and values for one kv head, [2, longest path, D].
+    All `runs` lie in `own`, which is contiguous and fp32, or are all of `before`, likewise, to whose gradients they
+    add. The same, bit for bit, whatever the number of threads; each holds the gradients of one path's keys and values
+    for one kv head, [2, longest path, D].
     """
     native = native_for(queries_TAD, own.keys)
     assert native is not None
@@ -68,7 +67,7 @@ def attend_spans_backward(
     given = [tensor.contiguous() for tensor in (grad_TAD, queries_TAD, output_TAD, lse_AT)]
     gradients = [room_like(tensor, *tensor.shape) for tensor in (queries_TAD, own.keys, own.values)]
     (rows, heads, size), kv_heads = queries_TAD.shape, own.keys.shape[1]
-    prefix = None if before is None else before.addresses(before_exact)
+    prefix = None if before is None else before.addresses()
     native.groat_attend_backward(
         *(tensor.data_ptr() for tensor in given),
         *(own.keys.data_ptr(), spans.ctypes.data, len(spans), runs.ctypes.data),

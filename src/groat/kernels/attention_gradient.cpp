@@ -121,8 +121,8 @@ void attend_backward(const Shape& shape, const Given& given, const std::vector<T
 extern "C" {
 
 // Gradients [T, A, D] of the queries and [T, kv heads, D] of keys and values, given what groat_attend was given and has
-// found; those of keys and values before the roots are added to. In bf16, if that is wanted and there are matrix tiles for it. What tasks find for a key is added in their order, so
-// the number of threads changes nothing.
+// found; those of keys and values before the roots are added to. In bf16, if that is wanted and there are matrix tiles for
+// it. What tasks find for a key is added in their order, so the number of threads changes nothing.
 void groat_attend_backward(const float* grad, const float* queries, const float* output, const float* lse,
                            const float* keys, const Span* spans, long num_spans, const Run* runs, const Prefix* before,
                            float* grad_queries, float* grad_keys, float* grad_values, long rows, long heads,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -32,9 +32,14 @@ class LayerPrefix:
     gradients: tuple[torch.Tensor, torch.Tensor] | None
     """Of the keys and the values [P, K, D] that `kv` stands for, summed over micro-batches; None: nobody learns."""
 
-    def addresses(self, exact: KV | None = None) -> PrefixAddresses:
-        """As the kernels take it; `exact`: with these keys and values, which it stands for, in place of its own."""
-        keys, values, key_scales, value_scales = (self.kv if exact is None else exact).addresses()
+    @property
+    def exact(self) -> LayerPrefix:
+        """With the keys and values that its own stand for; the gradients are the same tensors."""
+        return replace(self, kv=KV(*self.kv.exact))
+
+    def addresses(self) -> PrefixAddresses:
+        """As the kernels take it."""
+        keys, values, key_scales, value_scales = self.kv.addresses()
         grad_keys, grad_values = self.gradients or (None, None)
         return PrefixAddresses(
             count=len(self.kv.keys),

@@ -202,14 +202,13 @@ def tree_gradients(
     `in_bfloat16`: where the CPU has matrix tiles for it, as gradients of products in int8 are computed.
     """
     own_kv = KV.keep(keys_TKD, values_TKD, "f32")
-    exact = None if before is None else KV(*before.kv.exact)
+    before = None if before is None else before.exact
     if nodes and has_native_attention(own_kv, queries_TAD):
-        spans, runs = tree_spans(nodes, own_kv, NOTHING if exact is None else before_roots(nodes, exact))
+        spans, runs = tree_spans(nodes, own_kv, NOTHING if before is None else before_roots(nodes, before.kv))
         return attend_spans_backward(
             *(grad_TAD, queries_TAD, output_TAD, lse_AT, own_kv, spans, runs),
             in_bfloat16=in_bfloat16,
             before=before,
-            before_exact=exact,
         )
     grad_q_TAD = room_like(queries_TAD, *queries_TAD.shape)
     grad_k_TKD, grad_v_TKD = (room_like(tensor, *tensor.shape) for tensor in (keys_TKD, values_TKD))
@@ -228,8 +227,9 @@ def tree_gradients(
             grad_q_TAD[rows] = grad_q
         else:
             grad_q_TAD[rows] += grad_q
-        if node.is_root and before is not None and exact is not None and before.gradients is not None:
-            given = (grad_TAD[rows], queries_TAD[rows], exact.keys, exact.values, output_TAD[rows], lse_AT[:, rows])
+        if node.is_root and before is not None and before.gradients is not None:
+            keys_PKD, values_PKD = before.kv.exact
+            given = (grad_TAD[rows], queries_TAD[rows], keys_PKD, values_PKD, output_TAD[rows], lse_AT[:, rows])
             more_q, *found = block_gradients(*given, causal=False)
             grad_q_TAD[rows] += more_q
             for gradient_PKD, more_PKD in zip(before.gradients, found, strict=True):
