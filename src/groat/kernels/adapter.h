@@ -4,53 +4,50 @@
 
 #include "int8.h"
 
-#include <immintrin.h>
-
 #include <algorithm>
 
 namespace {
 
-constexpr int DEPTH_AT_ONCE = 16, ADAPTED_ROWS = 6;  // whose sums are held in registers
+constexpr int DEPTH_AT_ONCE = 16, ADAPTED_ROWS = 6, ADAPTED_OUTPUTS = 2 * LANES;  // whose sums are held in registers
 
 // B' of 32 outputs from `first` on, [depth][TILE_OUTPUTS]; those outside of the part, which begins at `begin`, are zeros.
 inline void pack_b(const float* b, long rank, long begin, long size, long first, long from, int depth, float* to) {
-  const __mmask16 wanted = __mmask16((1u << depth) - 1);
-  for (int half = 0; half < TILE_OUTPUTS; half += 16) {
-    Vec v[LANES];
-    for (int i = 0; i < LANES; i++) {
-      const long output = first + half + i - begin;  // in the part
-      const bool present = output >= 0 && output < size;
-      v[i] = present ? (Vec)_mm512_maskz_loadu_ps(wanted, b + output * rank + from) : Vec{};
+  for (int start = 0; start < depth; start += LANES)
+    for (int place = 0; place < TILE_OUTPUTS; place += LANES) {
+      Vec v[LANES];
+      for (int i = 0; i < LANES; i++) {
+        const long output = first + place + i - begin;  // in the part
+        const bool present = output >= 0 && output < size;
+        v[i] = present ? load_part(b + output * rank + from + start, depth - start) : Vec{};
+      }
+      turn<1>(v);
+      for (int i = 0; i < std::min(LANES, depth - start); i++) store(to + (start + i) * TILE_OUTPUTS + place, v[i]);
     }
-    turn<1>(v);
-    for (int i = 0; i < depth; i++) store(to + i * TILE_OUTPUTS + half, v[i]);
-  }
 }
 
 // out[ROWS][width] += alpha * down[ROWS][depth] * b[depth][TILE_OUTPUTS].
 template <int ROWS>
 void add_rows(const float* b, const float* down, long down_stride, int depth, float alpha, int width, float* out,
               long out_stride) {
-  __m512 sums[ROWS][2];
+  for (int place = 0; place < width; place += ADAPTED_OUTPUTS) {
+    Vec sums[ROWS][2] = {};
+    for (int i = 0; i < depth; i++) {
+      const Vec first = load(b + i * TILE_OUTPUTS + place), second = load(b + i * TILE_OUTPUTS + place + LANES);
 #pragma GCC unroll 8
-  for (int row = 0; row < ROWS; row++) sums[row][0] = sums[row][1] = _mm512_setzero_ps();
-  for (int i = 0; i < depth; i++) {
-    const __m512 first = _mm512_load_ps(b + i * TILE_OUTPUTS), second = _mm512_load_ps(b + i * TILE_OUTPUTS + 16);
-#pragma GCC unroll 8
-    for (int row = 0; row < ROWS; row++) {
-      const __m512 factor = _mm512_set1_ps(down[row * down_stride + i]);
-      sums[row][0] = _mm512_fmadd_ps(factor, first, sums[row][0]);
-      sums[row][1] = _mm512_fmadd_ps(factor, second, sums[row][1]);
+      for (int row = 0; row < ROWS; row++) {
+        const float factor = down[row * down_stride + i];
+        sums[row][0] += factor * first;
+        sums[row][1] += factor * second;
+      }
     }
+#pragma GCC unroll 8
+    for (int row = 0; row < ROWS; row++)
+      for (int half = 0; half < 2; half++) {
+        const long left = width - place - half * LANES;
+        float* to = out + row * out_stride + place + half * LANES;
+        store_part(to, left, sums[row][half] * alpha + load_part(to, left));
+      }
   }
-#pragma GCC unroll 8
-  for (int row = 0; row < ROWS; row++)
-    for (int half = 0; half < 2; half++) {
-      const __mmask16 mask = __mmask16((1u << std::clamp(width - half * 16, 0, 16)) - 1);
-      float* to = out + row * out_stride + half * 16;
-      _mm512_mask_storeu_ps(
-          to, mask, _mm512_fmadd_ps(sums[row][half], _mm512_set1_ps(alpha), _mm512_maskz_loadu_ps(mask, to)));
-    }
 }
 
 // Asks for the numbers of the B's that outputs [first, first + width) will need.

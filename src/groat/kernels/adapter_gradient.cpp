@@ -4,7 +4,7 @@
 #include "kernels.h"
 #include "outer.h"
 
-#if defined(MULTIPLIES_IN_INT8)
+#if defined(MULTIPLIES_BY_VNNI)
 #include "bfloat16.h"
 #endif
 

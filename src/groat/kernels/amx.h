@@ -6,6 +6,8 @@
 #include "rounded.h"
 
 #if defined(__AMX_INT8__) && defined(__AMX_TILE__)
+#include "avx512.h"
+
 #include <sys/syscall.h>
 #include <unistd.h>
 

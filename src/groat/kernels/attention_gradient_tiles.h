@@ -9,7 +9,7 @@
 #include "attention_gradient.h"
 #include "int8.h"
 
-#if defined(MULTIPLIES_IN_INT8)
+#if defined(MULTIPLIES_BY_VNNI)
 #include "bfloat16.h"
 #endif
 

@@ -6,13 +6,53 @@
 
 #if defined(MULTIPLIES_IN_INT8)
 #include "adapter.h"
+#include "tile_products.h"
+
+#if defined(MULTIPLIES_BY_VNNI)
 #include "bfloat16.h"
-#include "vnni.h"
-#include "workers.h"
+#include "transposed.h"
+#else
+#include "madd_gradient.h"
+#endif
 
 namespace {
 
 constexpr long BYTES_IN_CACHE = 1 << 20;
+
+}  // namespace
+
+void int8_product(const Int8Tiles& weights, const float* x, long x_stride, long inputs, float* out, long out_stride,
+                  long rows, const float* bias, const Adapter* adapter, void* scratch, int threads) {
+  const long blocks = weights.blocks, tiles = (weights.outputs + TILE_OUTPUTS - 1) / TILE_OUTPUTS;
+  const long row_parts = tiles < 4 * threads ? threads : 1;
+  const RoundedRows left(scratch, rows, blocks, PAIR);
+  round_rows(x, x_stride, rows, inputs, Order::TURNED, left, threads);
+  // Rows that stay in the cache meet all tiles before the next ones come.
+  const long sixteens = sixteens_of(rows), at_once = std::max(6L, BYTES_IN_CACHE / (blocks * SIXTEEN * ROUNDED_BYTES));
+  by_workers(threads, [&](const Worker& worker) {
+    const MatrixTiles matrix_tiles;
+    for (long start = 0; start < sixteens; start += at_once) {
+      const long here = std::min(at_once, sixteens - start);
+      worker.each(row_parts * tiles, [&](long task) {
+        const long tile = task % tiles, first = tile * TILE_OUTPUTS;
+        const long row = SIXTEEN * (start + cut(here, task / tiles, row_parts));
+        const long end = std::min(rows, SIXTEEN * (start + cut(here, task / tiles + 1, row_parts)));
+        if (row >= end) return;
+        const int width = int(std::min(long(TILE_OUTPUTS), weights.outputs - first));
+        const uint8_t* next = tile + 1 < tiles ? weights.block(tile + 1, 0) : nullptr;
+        const TileProduct<uint16_t> right{weights.block(tile, 0), weights.block_scales(tile, 0), blocks, PAIR,
+                                          bias ? bias + first : nullptr, width, false, next};
+        float* to = out + row * out_stride + first;
+        if (adapter) fetch_adapter(*adapter, first, width);
+        multiply_tile(right, left.at(row, 0), end - row, to, out_stride);
+        if (adapter) add_adapter(*adapter, first, width, row, end - row, to, out_stride);
+      });
+    }
+  });
+}
+
+#if defined(MULTIPLIES_BY_VNNI)
+namespace {
 
 // The weights as `multiply_transposed` takes them.
 struct Columns {
@@ -79,36 +119,6 @@ void turn_back(const From& from, long blocks, float* out, long out_stride, long 
 
 }  // namespace
 
-void int8_product(const Int8Tiles& weights, const float* x, long x_stride, long inputs, float* out, long out_stride,
-                  long rows, const float* bias, const Adapter* adapter, void* scratch, int threads) {
-  const long blocks = weights.blocks, tiles = (weights.outputs + TILE_OUTPUTS - 1) / TILE_OUTPUTS;
-  const long row_parts = tiles < 4 * threads ? threads : 1;
-  const RoundedRows left(scratch, rows, blocks, PAIR);
-  round_rows(x, x_stride, rows, inputs, Order::TURNED, left, threads);
-  // Rows that stay in the cache meet all tiles before the next ones come.
-  const long sixteens = sixteens_of(rows), at_once = std::max(6L, BYTES_IN_CACHE / (blocks * SIXTEEN * ROUNDED_BYTES));
-  by_workers(threads, [&](const Worker& worker) {
-    const MatrixTiles matrix_tiles;
-    for (long start = 0; start < sixteens; start += at_once) {
-      const long here = std::min(at_once, sixteens - start);
-      worker.each(row_parts * tiles, [&](long task) {
-        const long tile = task % tiles, first = tile * TILE_OUTPUTS;
-        const long row = SIXTEEN * (start + cut(here, task / tiles, row_parts));
-        const long end = std::min(rows, SIXTEEN * (start + cut(here, task / tiles + 1, row_parts)));
-        if (row >= end) return;
-        const int width = int(std::min(long(TILE_OUTPUTS), weights.outputs - first));
-        const uint8_t* next = tile + 1 < tiles ? weights.block(tile + 1, 0) : nullptr;
-        const TileProduct<uint16_t> right{weights.block(tile, 0), weights.block_scales(tile, 0), blocks, PAIR,
-                                          bias ? bias + first : nullptr, width, false, next};
-        float* to = out + row * out_stride + first;
-        if (adapter) fetch_adapter(*adapter, first, width);
-        multiply_tile(right, left.at(row, 0), end - row, to, out_stride);
-        if (adapter) add_adapter(*adapter, first, width, row, end - row, to, out_stride);
-      });
-    }
-  });
-}
-
 bool has_bfloat16_tiles() { return multiplies_in_bfloat16(); }
 
 void int8_straight_product(const Int8Tiles& weights, const float* grad, long grad_stride, long inputs, float* out,
@@ -129,6 +139,66 @@ void int8_straight_product(const Int8Tiles& weights, const float* grad, long gra
   const auto from = [&](long row, long column) { return _mm512_loadu_ps(turned + row * width + column); };
   turn_back(from, weights.blocks, out, out_stride, rows, inputs, threads);
 }
+
+#else
+namespace {
+
+// The weights as `multiply_straight` takes them.
+struct Pairs {
+  static constexpr long WIDTH = PAIR * BLOCK;  // inputs that share a scale
+  const Int8Tiles& tiles;
+  const long outputs = tiles.outputs, inputs = tiles.blocks * BLOCK;
+
+  void read_scales(long output, long count, long input, float* to) const {
+    for (long i = 0; i < count; i += TILE_OUTPUTS) {
+      const uint16_t* from = tiles.block_scales((output + i) / TILE_OUTPUTS, input / BLOCK);
+      for (int j = 0; j < TILE_OUTPUTS; j += LANES) store(to + i + j, from_bfloat16s(from + j));
+    }
+  }
+
+  void read_pairs(long output, long input, Rounded* to) const {
+    const uint8_t* from = tiles.block(output / TILE_OUTPUTS, input / BLOCK) + output % TILE_OUTPUTS * GROUP;
+    const __m256i by_turns = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15));
+    for (long group = 0; group < STRIP / GROUP; group++, to += 2 * GROUP) {
+      const uint8_t* place = from + (input % BLOCK / GROUP + group) * TILE_OUTPUTS * GROUP;
+      const __m256i eight = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(place));
+      const __m256i pairs = _mm256_shuffle_epi8(_mm256_xor_si256(eight, _mm256_set1_epi8(-128)), by_turns);
+      put_two(_mm256_cvtepi8_epi16(_mm256_castsi256_si128(pairs)), to);
+      put_two(_mm256_cvtepi8_epi16(_mm256_extracti128_si256(pairs, 1)), to + 4 * STRIP);
+    }
+  }
+
+  // Four inputs of a pair of outputs, and of the next.
+  static void put_two(__m256i pairs, Rounded* to) {
+    _mm_store_si128(reinterpret_cast<__m128i*>(to), _mm256_castsi256_si128(pairs));
+    _mm_store_si128(reinterpret_cast<__m128i*>(to + 2 * STRIP), _mm256_extracti128_si256(pairs, 1));
+  }
+};
+
+void turn_back(const float* from, long blocks, float* out, long out_stride, long rows, long columns, int threads) {
+  in_parallel(rows * blocks, threads, [&](long place) {
+    const long row = place / blocks, first = place % blocks * BLOCK;
+    Vec v[BLOCK_VECS];
+    for (int i = 0; i < BLOCK_VECS; i++) v[i] = load(from + place * BLOCK + i * LANES);
+    hadamard(v);
+    for (int i = 0; i < BLOCK_VECS && first + i * LANES < columns; i++)
+      store_part(out + row * out_stride + first + i * LANES, columns - first - i * LANES, v[i] * 0.125f);
+  });
+}
+
+}  // namespace
+
+bool has_bfloat16_tiles() { return false; }
+
+void int8_straight_product(const Int8Tiles& weights, const float* grad, long grad_stride, long inputs, float* out,
+                           long out_stride, long rows, const AdapterBackward*, void* scratch, int threads) {
+  float* turned = static_cast<float*>(scratch);
+  const long width = weights.blocks * BLOCK;
+  multiply_straight(Pairs{weights}, grad, grad_stride, turned, width, rows, threads);
+  turn_back(turned, weights.blocks, out, out_stride, rows, inputs, threads);
+}
+
+#endif
 
 extern "C" int groat_multiplies_in_int8() { return 1; }
 

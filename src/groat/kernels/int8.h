@@ -1,4 +1,4 @@
-// Frozen weights in 8 bits: how they lie, how they become fp32 again, and products in int8 where the CPU has VNNI.
+// Frozen weights in 8 bits: how they lie, how they become fp32 again, and products in int8 where the CPU has AVX2 or more.
 //
 // A block is 64 inputs of one output: it is turned by a Hadamard matrix (its own inverse), so that a few large values
 // spread over all 64. Two blocks have one scale, in bf16; the last one may be alone. Whoever multiplies turns the other
@@ -12,6 +12,11 @@
 #include <cstring>
 
 #if defined(__AVX512VNNI__) && defined(__AVX512BW__) && defined(__AVX512DQ__)
+#define MULTIPLIES_BY_VNNI
+#elif defined(__AVX2__) && defined(__FMA__)
+#define MULTIPLIES_BY_MADD
+#endif
+#if defined(MULTIPLIES_BY_VNNI) || defined(MULTIPLIES_BY_MADD)
 #define MULTIPLIES_IN_INT8
 #endif
 
@@ -101,7 +106,12 @@ struct Int8Tiles {
   }
 };
 
-constexpr int ROUNDED_BYTES = BLOCK + 8;  // of a block of activations (rounded.h)
+#if defined(MULTIPLIES_BY_MADD)
+typedef int16_t Rounded;  // activations in 8 bits, as wide as they are multiplied
+#else
+typedef int8_t Rounded;
+#endif
+constexpr int ROUNDED_BYTES = BLOCK * sizeof(Rounded) + 8;  // of a block of activations (rounded.h)
 
 // alpha * down_p B_p' for each part p of a layer's outputs (LoRA); down is [rows, parts * rank], B_p [sizes_p, rank].
 struct Adapter {

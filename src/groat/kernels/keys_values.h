@@ -15,14 +15,6 @@ namespace {
 
 typedef int8_t Bytes __attribute__((vector_size(LANES)));
 
-// The first `count` numbers, and zeros behind them.
-inline Vec load_part(const float* from, long count) {
-  if (count >= LANES) return load(from);
-  Vec part = {};
-  for (int lane = 0; lane < count; lane++) part[lane] = from[lane];
-  return part;
-}
-
 // As many bytes as there are lanes become whole numbers; compilers do it a lane at a time if they are not told how.
 inline IntVec widened(const int8_t* from) {
 #if defined(__AVX512F__)
@@ -41,11 +33,6 @@ inline IntVec load_part(const int8_t* from, long count) {
   int8_t part[LANES] = {};
   std::memcpy(part, from, count);
   return widened(part);
-}
-
-inline void store_part(float* to, long count, Vec part) {
-  if (count >= LANES) return store(to, part);
-  for (int lane = 0; lane < count; lane++) to[lane] = part[lane];
 }
 
 inline void store_part(int8_t* to, long count, IntVec part) {

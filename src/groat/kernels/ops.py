@@ -75,12 +75,12 @@ def in_sixteens(rows: int) -> int:
 
 
 def _row_scratch(view: MatrixView, inner: int) -> int:
-    """Numbers per row: for quantized weights, 18 for each block that is rounded or 256 in bf16, or 64 for one that is
-    turned in fp32; and a turned gradient."""
+    """Numbers per row: for quantized weights, 34 for each block that is rounded (in 16 bits, at most) or 256 in bf16, or
+    64 for one that is turned in fp32; and a turned gradient."""
     if view.kind not in (INT8_TILES, NF4_ROWS):
         return 0
     inner_blocks, column_blocks = (-(-size // BLOCK) for size in (inner, int(view.columns)))
-    return max(18 * inner_blocks, _ROW_IN_BFLOAT16) + BLOCK * column_blocks
+    return max(34 * inner_blocks, _ROW_IN_BFLOAT16) + BLOCK * column_blocks
 
 
 def scratch_floats(weight_NK: Matrix) -> int:

@@ -7,6 +7,10 @@
 #include <cstdint>
 #include <limits>
 
+#if defined(__AVX__)
+#include <immintrin.h>
+#endif
+
 namespace {
 
 #if defined(__AVX512F__)
@@ -30,11 +34,32 @@ typedef float UnalignedVec __attribute__((vector_size(LANES * 4), aligned(4)));
 inline Vec load(const float* from) { return *reinterpret_cast<const UnalignedVec*>(from); }
 inline void store(float* to, Vec value) { *reinterpret_cast<UnalignedVec*>(to) = value; }
 inline Vec splat(float value) { return value - Vec{}; }
+
 inline IntVec lane_numbers() {
   IntVec lanes;
   for (int lane = 0; lane < LANES; lane++) lanes[lane] = lane;
   return lanes;
 }
+
+// The first `count` numbers, and zeros behind them.
+inline Vec load_part(const float* from, long count) {
+  if (count >= LANES) return load(from);
+#if defined(__AVX512F__)
+  return (Vec)_mm512_maskz_loadu_ps(__mmask16((1u << std::max(count, 0L)) - 1), from);
+#elif defined(__AVX__)
+  return (Vec)_mm256_maskload_ps(from, (__m256i)(lane_numbers() < int32_t(std::max(count, 0L))));
+#else
+  Vec part = {};
+  for (int lane = 0; lane < count; lane++) part[lane] = from[lane];
+  return part;
+#endif
+}
+
+inline void store_part(float* to, long count, Vec part) {
+  if (count >= LANES) return store(to, part);
+  for (int lane = 0; lane < count; lane++) to[lane] = part[lane];
+}
+
 inline float sum(Vec value) {
   float total = 0;
   for (int lane = 0; lane < LANES; lane++) total += value[lane];
