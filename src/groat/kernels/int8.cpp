@@ -194,7 +194,7 @@ void int8_straight_product(const Int8Tiles& weights, const float* grad, long gra
                            long out_stride, long rows, const AdapterBackward*, void* scratch, int threads) {
   float* turned = static_cast<float*>(scratch);
   const long width = weights.blocks * BLOCK;
-  multiply_straight(Pairs{weights}, grad, grad_stride, turned, width, rows, threads);
+  multiply_straight(Pairs{weights}, grad, grad_stride, turned, width, rows, turned + rows * width, threads);
   turn_back(turned, weights.blocks, out, out_stride, rows, inputs, threads);
 }
 

@@ -10,61 +10,63 @@
 
 namespace {
 
-constexpr long DEPTH_OF_SUMS = 256;     // products of 16 and 8 bits that an int32 can hold the sum of
+constexpr long DEPTH_OF_SUMS = 256;      // products of 16 and 8 bits that an int32 can hold the sum of
 constexpr float GRADIENT_STEPS = 32767;  // either side of zero
 constexpr long STRIP = 16;               // inputs whose sums are held in registers
-
-// Rows of a gradient times the scales of the weights they meet, in 16 bits.
-struct GradientRows {
-  alignas(64) Rounded values[SIXTEEN][DEPTH_OF_SUMS];
-  float scales[SIXTEEN];
-
-  // What is past `count`, up to whole strips, counts as zeros.
-  void round(long row, const float* grad, const float* factors, long count) {
-    alignas(64) float products[DEPTH_OF_SUMS];
-    const long whole = count / STRIP * STRIP, end = (count + STRIP - 1) / STRIP * STRIP;
-    __m256i most = _mm256_setzero_si256();
-    const auto multiply = [&](long i, Vec numbers) {
-      const Vec product = numbers * load(factors + i);
-      most = larger_bits(most, product);
-      store(products + i, product);
-    };
-    for (long i = 0; i < whole; i += LANES) multiply(i, load(grad + i));
-    for (long i = whole; i < end; i += LANES) multiply(i, load_part(grad + i, count - i));
-    scale(row, products, end, largest_lane(most));
-  }
-
- private:
-  void scale(long row, const float* products, long end, int32_t bits) {
-    const bool is_finite = bits < 0x7F800000;
-    float most;
-    std::memcpy(&most, &bits, sizeof most);
-    const Vec steps = splat(is_finite && most > 0 ? GRADIENT_STEPS / most : 0.0f);
-    scales[row] = is_finite ? most / GRADIENT_STEPS : NAN;
-    for (long i = 0; i < end; i += STRIP) {
-      const __m256i sixteen = rounded_sixteen(load(products + i) * steps, load(products + i + LANES) * steps);
-      _mm256_store_si256(reinterpret_cast<__m256i*>(values[row] + i), sixteen);
-    }
-  }
-};
+constexpr long GRADIENT_ROWS = 3 * ROWS_AT_ONCE;
 
 // Weights of so many outputs and WIDTH inputs, which have one scale an output: [WIDTH / STRIP][pairs of outputs][STRIP][2].
 template <long WIDTH>
 struct Panel {
   static constexpr long STRIP_NUMBERS = DEPTH_OF_SUMS * STRIP;
   alignas(64) Rounded values[WIDTH / STRIP * STRIP_NUMBERS];
-  alignas(64) float scales[DEPTH_OF_SUMS];
+  alignas(64) float factors[DEPTH_OF_SUMS];  // scales relative to the largest
+  float scale;                               // that is the largest
 
   // `weights.read_pairs(output, input, to)` puts 16 inputs of 8 outputs, a pair of them after the other.
   template <class Weights>
   void fill(const Weights& weights, long output, long count, long input, long width) {
-    std::fill_n(scales, DEPTH_OF_SUMS, 0.0f);
-    weights.read_scales(output, count, input, scales);
+    std::fill_n(factors, DEPTH_OF_SUMS, 0.0f);
+    weights.read_scales(output, count, input, factors);
+    scale = largest(factors, DEPTH_OF_SUMS);
+    for (float& factor : factors) factor = scale > 0 ? factor / scale : 0.0f;
     for (long strip = 0; strip < width; strip += STRIP)
       for (long i = 0; i < count; i += EIGHT)
         weights.read_pairs(output + i, input + strip, values + strip / STRIP * STRIP_NUMBERS + i * STRIP);
   }
 };
+
+// Rows of a gradient times the scales of the weights they meet, in 16 bits.
+struct GradientRows {
+  alignas(64) Rounded values[GRADIENT_ROWS][DEPTH_OF_SUMS];
+  float scales[GRADIENT_ROWS];
+
+  // `most`: the largest magnitude of the row's `count` numbers. What is past them, up to whole strips, counts as zeros.
+  template <long WIDTH>
+  void round(long row, const float* grad, float most, const Panel<WIDTH>& panel, long count) {
+    const Vec steps = splat(most > 0 ? GRADIENT_STEPS / most : 0.0f);
+    scales[row] = most / GRADIENT_STEPS * panel.scale;
+    const auto put = [&](long i, Vec first, Vec second) __attribute__((always_inline)) {
+      const __m256i sixteen = rounded_sixteen(first * steps * load(panel.factors + i),
+                                              second * steps * load(panel.factors + i + LANES));
+      _mm256_store_si256(reinterpret_cast<__m256i*>(values[row] + i), sixteen);
+    };
+    long i = 0;
+    for (; i + STRIP <= count; i += STRIP) put(i, load(grad + i), load(grad + i + LANES));
+    if (i < count) put(i, load_part(grad + i, count - i), load_part(grad + i + LANES, count - i - LANES));
+  }
+};
+
+// The largest magnitude of so many numbers; NaN if they are not all finite, so that the product is not a number either, and
+// the step is noticed.
+inline float largest_magnitude(const float* numbers, long count) {
+  __m256i most = _mm256_setzero_si256();
+  for (long i = 0; i < count; i += LANES) most = larger_bits(most, load_part(numbers + i, count - i));
+  const int32_t bits = largest_lane(most);
+  float magnitude;
+  std::memcpy(&magnitude, &bits, sizeof magnitude);
+  return bits < 0x7F800000 ? magnitude : NAN;
+}
 
 // ROWS rows times a strip of a panel: STRIP numbers of each row of `out`.
 template <int ROWS>
@@ -94,11 +96,12 @@ __attribute__((noinline)) void multiply_strip(const Rounded* strip, const Gradie
     }
 }
 
-// All of up to sixteen rows.
+// All of up to GRADIENT_ROWS rows.
 inline void multiply_strip_by(const Rounded* strip, const GradientRows& left, long rows, long pairs, bool add, float* out,
                               long out_stride) {
-  constexpr decltype(&multiply_strip<1>) by_rows[] = {nullptr, multiply_strip<1>, multiply_strip<2>, multiply_strip<3>,
-                                                      multiply_strip<4>, multiply_strip<5>, multiply_strip<6>};
+  constexpr decltype(&multiply_strip<1>) by_rows[] = {nullptr,           multiply_strip<1>, multiply_strip<2>,
+                                                      multiply_strip<3>, multiply_strip<4>, multiply_strip<5>,
+                                                      multiply_strip<6>};
   const long parts = (rows + ROWS_AT_ONCE - 1) / ROWS_AT_ONCE;
   for (long part = 0; part < parts; part++) {
     const long row = rows * part / parts, size = rows * (part + 1) / parts - row;
@@ -106,32 +109,69 @@ inline void multiply_strip_by(const Rounded* strip, const GradientRows& left, lo
   }
 }
 
-// out[rows, inputs] = g W; a row does not depend on the others.
+// g W, a part of it at a time.
+template <class Weights>
+struct StraightProduct {
+  static constexpr long WIDTH = Weights::WIDTH;
+  const Weights& weights;
+  const float* grad;
+  long grad_stride;
+  float* out;
+  long out_stride;
+  float* largest;  // of each row's magnitudes, [rows, depths]
+
+  long panels() const { return (weights.inputs + WIDTH - 1) / WIDTH; }
+  long depths() const { return (weights.outputs + DEPTH_OF_SUMS - 1) / DEPTH_OF_SUMS; }
+  long outputs_of(long depth) const { return std::min(DEPTH_OF_SUMS, weights.outputs - depth * DEPTH_OF_SUMS); }
+  const float* grad_of(long row, long depth) const { return grad + row * grad_stride + depth * DEPTH_OF_SUMS; }
+
+  void find_largest(long row) const {
+    for (long depth = 0; depth < depths(); depth++)
+      largest[row * depths() + depth] = largest_magnitude(grad_of(row, depth), outputs_of(depth));
+  }
+
+  // Rows that stay in the cache meet all panels of a depth before the next one's come.
+  void multiply(long row, long row_end, long panel, long panel_end) const {
+    const std::unique_ptr<Panel<WIDTH>> right(new Panel<WIDTH>);
+    const std::unique_ptr<GradientRows> left(new GradientRows);
+    for (; row < row_end; row += ROWS_IN_CACHE)
+      for (long depth = 0; depth < depths(); depth++)
+        for (long number = panel; number < panel_end; number++) {
+          const long input = number * WIDTH, width = std::min(WIDTH, weights.inputs - input);
+          right->fill(weights, depth * DEPTH_OF_SUMS, outputs_of(depth), input, width);
+          for (long first = row; first < std::min(row_end, row + ROWS_IN_CACHE); first += GRADIENT_ROWS)
+            multiply_panel(*right, *left, first, std::min(GRADIENT_ROWS, row_end - first), depth, input, width);
+        }
+  }
+
+ private:
+  static constexpr long ROWS_IN_CACHE = 8 * GRADIENT_ROWS;
+
+  void multiply_panel(const Panel<WIDTH>& right, GradientRows& left, long first, long rows, long depth, long input,
+                      long width) const {
+    const long count = outputs_of(depth);
+    for (long i = 0; i < rows; i++)
+      left.round(i, grad_of(first + i, depth), largest[(first + i) * depths() + depth], right, count);
+    for (long strip = 0; strip < width; strip += STRIP)
+      multiply_strip_by(right.values + strip / STRIP * Panel<WIDTH>::STRIP_NUMBERS, left, rows, (count + 1) / 2, depth > 0,
+                        out + first * out_stride + input + strip, out_stride);
+  }
+};
+
+// out[rows, inputs] = g W; a row does not depend on the others. `scratch`: a number for each row and DEPTH_OF_SUMS outputs.
 template <class Weights>
 void multiply_straight(const Weights& weights, const float* grad, long grad_stride, float* out, long out_stride, long rows,
-                       int threads) {
-  constexpr long WIDTH = Weights::WIDTH;
-  const long panels = (weights.inputs + WIDTH - 1) / WIDTH, sixteens = sixteens_of(rows);
-  const long row_parts = panels < 4 * threads ? threads : 1;
+                       float* scratch, int threads) {
+  const StraightProduct<Weights> product{weights, grad, grad_stride, out, out_stride, scratch};
+  const bool by_rows = product.panels() < 4 * threads;
   by_workers(threads, [&](const Worker& worker) {
-    const std::unique_ptr<Panel<WIDTH>> panel(new Panel<WIDTH>);
-    const std::unique_ptr<GradientRows> left(new GradientRows);
-    worker.each(row_parts * panels, [&](long task) {
-      const long input = task % panels * WIDTH, width = std::min(WIDTH, weights.inputs - input), part = task / panels;
-      const long first = SIXTEEN * (sixteens * part / row_parts);
-      const long end = std::min(rows, SIXTEEN * (sixteens * (part + 1) / row_parts));
-      for (long output = 0; output < weights.outputs && first < end; output += DEPTH_OF_SUMS) {
-        const long count = std::min(DEPTH_OF_SUMS, weights.outputs - output);
-        panel->fill(weights, output, count, input, width);
-        for (long row = first; row < end; row += SIXTEEN) {
-          const long here = std::min(SIXTEEN, end - row);
-          for (long i = 0; i < here; i++) left->round(i, grad + (row + i) * grad_stride + output, panel->scales, count);
-          for (long strip = 0; strip < width; strip += STRIP)
-            multiply_strip_by(panel->values + strip / STRIP * Panel<WIDTH>::STRIP_NUMBERS, *left, here, (count + 1) / 2,
-                              output > 0, out + row * out_stride + input + strip, out_stride);
-        }
-      }
-    });
+    worker.each(rows, [&](long row) { product.find_largest(row); });
+    worker.wait();
+    const auto cut = [&](long whole, long number) { return whole * number / worker.count; };
+    if (by_rows)
+      product.multiply(cut(rows, worker.number), cut(rows, worker.number + 1), 0, product.panels());
+    else
+      product.multiply(0, rows, cut(product.panels(), worker.number), cut(product.panels(), worker.number + 1));
   });
 }
 

@@ -218,8 +218,8 @@ struct Pairs {
 }  // namespace
 
 void nf4_straight_product(const NF4Rows& weights, const float* grad, long grad_stride, float* out, long out_stride,
-                          long rows, const AdapterBackward*, void*, int threads) {
-  multiply_straight(Pairs{weights}, grad, grad_stride, out, out_stride, rows, threads);
+                          long rows, const AdapterBackward*, void* scratch, int threads) {
+  multiply_straight(Pairs{weights}, grad, grad_stride, out, out_stride, rows, static_cast<float*>(scratch), threads);
 }
 #endif
 
