@@ -67,7 +67,7 @@ def model_parser(module: str, description: str | None, how: str) -> argparse.Arg
     parser.add_argument(
         "--compute",
         choices=("f32", "int8"),
-        help="groat's products; without both, int8 for both where the CPU has AVX512-VNNI, else f32",
+        help="groat's products; without both, int8 for both where that is faster (see model.compute), else f32",
     )
     parser.add_argument("--budget", help="groat's memory budget, such as 1GiB (default: none)")
     parser.add_argument("--name", help="of the file of results, without .json (default: from the work)")

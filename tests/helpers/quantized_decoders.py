@@ -42,7 +42,7 @@ def mapped(weights: Weights, change: Callable[[Matrix], Matrix]) -> Weights:
 def in_int8(kind: Kind, spec: ModelSpec) -> Decoder:
     """Products in int8, and keys and values too; skips the test where the CPU has no such products."""
     if not has_int8_kernels():
-        pytest.skip("no AVX512-VNNI")
+        pytest.skip("no products in int8")
     return Decoder(spec, replace(quantized(kind, spec).weights.computed_in("int8"), kv_storage="int8"))
 
 

@@ -83,7 +83,7 @@ def _options(args: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--compute",
         choices=("f32", "int8"),
-        help="of products with them; without both, int8 for both where the CPU has AVX512-VNNI, else f32",
+        help="of products with them; without both, int8 for both where that is faster (see model.compute), else f32",
     )
     parser.add_argument(
         "--peer",

