@@ -28,7 +28,7 @@ struct Panel {
   void fill(const Weights& weights, long output, long count, long input, long width) {
     std::fill_n(factors, DEPTH_OF_SUMS, 0.0f);
     weights.read_scales(output, count, input, factors);
-    scale = largest(factors, DEPTH_OF_SUMS);
+    scale = *std::max_element(factors, factors + DEPTH_OF_SUMS);
     for (float& factor : factors) factor = scale > 0 ? factor / scale : 0.0f;
     for (long strip = 0; strip < width; strip += STRIP)
       for (long i = 0; i < count; i += EIGHT)
