@@ -235,7 +235,7 @@ def test_a_row_in_int8_does_not_depend_on_the_rows_beside_it():
         assert torch.equal(ops.straight_product(grad[start:end], matrix), grads_together[start:end])
 
 
-@pytest.mark.parametrize(("rows", "outputs", "inputs"), [*INT8_SIZES, (9, 5000, 70)])
+@pytest.mark.parametrize(("rows", "outputs", "inputs"), [*INT8_SIZES, (9, 5000, 70), (150, 515, 200)])
 def test_gradients_in_int8_are_near_those_of_the_dense_matrix(rows: int, outputs: int, inputs: int):
     """Both sides are rounded to 8 bits along the outputs: less than one part in a hundred in all."""
     needs_int8("auto")
@@ -279,7 +279,7 @@ def test_products_of_nf4_in_int8_are_those_of_rounded_codes_and_activations(
     assert ((found - plain).norm() / plain.norm()) < 0.015
 
 
-@pytest.mark.parametrize(("rows", "outputs", "inputs"), NF4_SIZES)
+@pytest.mark.parametrize(("rows", "outputs", "inputs"), [*NF4_SIZES, (150, 515, 128)])
 def test_gradients_of_nf4_in_int8_are_near_those_of_the_dense_matrix(rows: int, outputs: int, inputs: int):
     needs_int8("auto")
     grad, matrix = random(rows, outputs), to_nf4(random(outputs, inputs, seed=1))
@@ -322,6 +322,21 @@ def test_a_row_with_a_nan_has_no_numbers_in_its_product(kind: StorageKind):
     x[3, 77] = torch.nan
     found = product(x, weight)
     assert found[3].isnan().all()
+    others = [row for row in range(20) if row != 3]
+    assert torch.equal(found[others], expected[others])
+
+
+@pytest.mark.parametrize("kind", ["int8", "nf4"])
+@pytest.mark.parametrize("wrong", [torch.nan, torch.inf])
+def test_a_gradient_that_is_not_finite_has_no_numbers_in_its_product(kind: StorageKind, wrong: float):
+    if not has_int8_kernels():
+        pytest.skip("no products in int8")
+    weight = computed_in(stored(random(300, 128), kind), "int8")
+    grad = random(20, 300, seed=1)
+    expected = ops.straight_product(grad, weight)
+    grad[3, 277] = wrong
+    found = ops.straight_product(grad, weight)
+    assert not found[3].isfinite().any()
     others = [row for row in range(20) if row != 3]
     assert torch.equal(found[others], expected[others])
 
