@@ -33,8 +33,8 @@ class ModelConfig(Strict):
     does without."""
     compute: Literal["auto", "f32", "int8"] = "auto"
     """What products with weights stored in int8, nf4 or both are computed in. int8 rounds activations too, to 8 bits
-    with a scale for each row and 128 inputs: a few times as fast on x86 CPUs with AVX512-VNNI, 1.3 times
-    on those with AVX2 and no AVX-512. auto: int8 on these, f32 elsewhere. Other weights are always computed with in f32."""
+    with a scale for each row and 128 inputs: a few times as fast on x86 CPUs with AVX512-VNNI, 1.3 times on those with
+    AVX2 and no AVX-512. auto: int8 on these, f32 elsewhere. Other weights are always computed with in f32."""
     kv_cache: Literal["auto", "f32", "int8"] = "auto"
     """How keys and values are kept. int8 takes a quarter of the memory and of the time to read them, which long
     completions wait for; the learner rounds them alike. auto: int8 beside weights in int8 or nf4, f32 beside others."""

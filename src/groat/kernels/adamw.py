@@ -8,8 +8,8 @@ from typing import ClassVar
 
 import torch
 
+from groat.kernels.codes import dynamic_code, dynamic_middles
 from groat.kernels.native import native_for
-from groat.kernels.quantized import dynamic_code, dynamic_middles
 
 BLOCK = 256
 """Numbers with a scale of their own."""

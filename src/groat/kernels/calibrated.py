@@ -13,8 +13,10 @@ from dataclasses import dataclass
 
 import torch
 
+from groat.kernels.codes import nf4_code
 from groat.kernels.native import native_for
-from groat.kernels.quantized import BLOCK, NF4Matrix, doubly_quantized, nf4_code, packed_nf4
+from groat.kernels.nf4 import NF4Matrix, doubly_quantized, packed_nf4
+from groat.kernels.quantized import BLOCK
 
 _FACTORS = tuple(percent / 100 for percent in range(60, 112, 4))
 """Of a block's largest weight: the scales that are tried."""

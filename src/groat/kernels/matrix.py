@@ -10,8 +10,10 @@ import torch
 import torch.nn.functional as F
 
 from groat.kernels.huge_pages import Empty, ordinary
+from groat.kernels.int8 import Int8Matrix, RowInt8Matrix, int8_of
 from groat.kernels.native import MatrixView, native_for
-from groat.kernels.quantized import Int8Matrix, NF4Matrix, RowInt8Matrix, Rows, int8_of, nf4_of, rows_in_ranges
+from groat.kernels.nf4 import NF4Matrix, nf4_of
+from groat.kernels.quantized import Rows, rows_in_ranges
 from groat.types import Compute, StorageKind
 
 _ELEMENTS_AT_ONCE = 2**21

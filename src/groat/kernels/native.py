@@ -45,7 +45,7 @@ _SIGNATURES: dict[str, Sequence[type]] = {
 
 
 class MatrixView(ctypes.Structure):
-    """A frozen matrix as native.cpp sees it. Whoever makes one keeps the tensors alive."""
+    """A frozen matrix as linear.cpp sees it. Whoever makes one keeps the tensors alive."""
 
     _fields_ = (
         *((name, ctypes.c_int32) for name in ("kind", "compute", "block")),
@@ -65,7 +65,7 @@ class MatrixView(ctypes.Structure):
         block: int = 0,
         **others: torch.Tensor,
     ) -> MatrixView:
-        """Kinds are those of native.cpp: 0 fp32, 1 bf16, 2 int8, 3 nf4, 4 fp32 in tiles, 5 int8 by rows.
+        """Kinds are those of linear.cpp: 0 fp32, 1 bf16, 2 int8, 3 nf4, 4 fp32 in tiles, 5 int8 by rows.
 
         `in_int8`: so are products.
         """

@@ -9,9 +9,11 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
+from groat.kernels.int8 import INT8_TILES, Int8Matrix, rounded
 from groat.kernels.matrix import Matrix, plain_parts, view_of
 from groat.kernels.native import MatrixView, native_for
-from groat.kernels.quantized import BLOCK, INT8_TILES, NF4_ROWS, Int8Matrix, rounded
+from groat.kernels.nf4 import NF4_ROWS
+from groat.kernels.quantized import BLOCK
 from groat.kernels.rooms import room_like
 
 _MANY_ROWS = 512
@@ -75,8 +77,8 @@ def in_sixteens(rows: int) -> int:
 
 
 def _row_scratch(view: MatrixView, inner: int) -> int:
-    """Numbers per row: for quantized weights, 34 for each block that is rounded (in 16 bits, at most) or 256 in bf16, or
-    64 for one that is turned in fp32; and a turned gradient."""
+    """Numbers per row: for quantized weights, 34 for each block that is rounded (kept in 16 bits at most) or 256 in
+    bf16, or 64 for one that is turned in fp32; and a turned gradient."""
     if view.kind not in (INT8_TILES, NF4_ROWS):
         return 0
     inner_blocks, column_blocks = (-(-size // BLOCK) for size in (inner, int(view.columns)))

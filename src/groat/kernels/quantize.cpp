@@ -1,4 +1,4 @@
-// Rounding frozen weights to 8 and 4 bits as they are loaded: NF4 to the same bytes as quantized.py does with torch, int8
+// Rounding frozen weights to 8 and 4 bits as they are loaded: NF4 to the same bytes as nf4.py does with torch, int8
 // but for the last bit of a turned number, which may decide a rounding.
 //
 // Plain loops that the compiler makes wide. Largest magnitudes are found on the bits, where they are whole numbers:

@@ -94,5 +94,6 @@ def _check_int8(storage: Storage) -> None:
     if not has_int8_kernels():
         raise UserError(
             "model.compute is int8, but it needs groat's own kernels on an x86 CPU with AVX512-VNNI, or with AVX2 and "
-            f"without AVX-512; the kernels in use are {kernels_in_use()}. groat doctor shows what the CPU has; leave model.compute out for f32"
+            f"without AVX-512; the kernels in use are {kernels_in_use()}. groat doctor shows what the CPU has; leave "
+            "model.compute out for f32"
         )

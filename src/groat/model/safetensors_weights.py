@@ -7,16 +7,10 @@ from pathlib import Path
 
 import torch
 
+from groat.kernels.codes import dynamic_code, nf4_code
+from groat.kernels.int8 import RowInt8Matrix
 from groat.kernels.matrix import Matrix
-from groat.kernels.quantized import (
-    BlockScales,
-    DoubleScales,
-    NF4Matrix,
-    PlainScales,
-    RowInt8Matrix,
-    dynamic_code,
-    nf4_code,
-)
+from groat.kernels.nf4 import BlockScales, DoubleScales, NF4Matrix, PlainScales
 from groat.model.prequantized import Quantized, StoredInt8, StoredNF4, has_double_scales, kind_of_parts, split_quantized
 from groat.model.tensor_files import StoredTensor, stored_tensors
 from groat.types import UserError

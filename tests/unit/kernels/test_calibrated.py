@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from groat.kernels.calibrated import InputMoments, to_calibrated_nf4
+from groat.kernels.codes import nf4_code
 from groat.kernels.matrix import dense_of, tensors_of
 from groat.kernels.native import choose_kernels
-from groat.kernels.quantized import NF4Matrix, nf4_code, to_nf4
+from groat.kernels.nf4 import NF4Matrix, to_nf4
 
 
 def random_moments(inputs: int, seed: int = 0) -> InputMoments:

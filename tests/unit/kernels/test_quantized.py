@@ -10,23 +10,13 @@ import pytest
 import torch
 
 from groat.kernels import ops
+from groat.kernels.codes import dynamic_code, nf4_code
+from groat.kernels.int8 import hadamard, rounded, rounded_blocks, to_int8, turned
 from groat.kernels.matrix import Matrix, computed_in, dense_of, rows_of, stored, stored_rows, tensors_of
 from groat.kernels.native import choose_kernels, has_int8_kernels
+from groat.kernels.nf4 import DoubleScales, NF4Matrix, PlainScales, to_nf4
 from groat.kernels.ops import product
-from groat.kernels.quantized import (
-    DoubleScales,
-    NF4Matrix,
-    NotFiniteError,
-    PlainScales,
-    dynamic_code,
-    hadamard,
-    nf4_code,
-    rounded,
-    rounded_blocks,
-    to_int8,
-    to_nf4,
-    turned,
-)
+from groat.kernels.quantized import NotFiniteError
 from groat.types import StorageKind
 
 KINDS: list[StorageKind] = ["f32", "bf16", "int8", "nf4"]
