@@ -21,14 +21,15 @@ struct Panel {
   static constexpr long STRIP_NUMBERS = DEPTH_OF_SUMS * STRIP;
   alignas(64) Rounded values[WIDTH / STRIP * STRIP_NUMBERS];
   alignas(64) float factors[DEPTH_OF_SUMS];  // scales relative to the largest
-  float scale;                               // that is the largest
+  float scale;                               // the magnitude of that
 
   // `weights.read_pairs(output, input, to)` puts 16 inputs of 8 outputs, a pair of them after the other.
   template <class Weights>
   void fill(const Weights& weights, long output, long count, long input, long width) {
     std::fill_n(factors, DEPTH_OF_SUMS, 0.0f);
     weights.read_scales(output, count, input, factors);
-    scale = *std::max_element(factors, factors + DEPTH_OF_SUMS);
+    scale = 0;  // those that were quantized themselves may lie below 0
+    for (float factor : factors) scale = std::max(scale, std::fabs(factor));
     for (float& factor : factors) factor = scale > 0 ? factor / scale : 0.0f;
     for (long strip = 0; strip < width; strip += STRIP)
       for (long i = 0; i < count; i += EIGHT)
