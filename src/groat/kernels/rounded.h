@@ -63,8 +63,4 @@ struct TileProduct {
   }
 };
 
-// Some rows of a sixteen times one tile.
-template <class Scale>
-using RowsProduct = void (*)(const TileProduct<Scale>& right, const RoundedRows& left, float* out, long out_stride);
-
 }  // namespace

@@ -16,6 +16,17 @@ namespace {
 // Where part `part` of `parts` equal ones begins.
 inline long cut(long whole, long part, long parts) { return whole * part / parts; }
 
+// Some rows of a sixteen times one tile, by their number.
+template <class Scale>
+constexpr decltype(&multiply_rows<1, Scale>) rows_products[] = {nullptr,
+                                                                multiply_rows<1, Scale>,
+                                                                multiply_rows<2, Scale>,
+                                                                multiply_rows<3, Scale>,
+                                                                multiply_rows<4, Scale>,
+                                                                multiply_rows<5, Scale>,
+                                                                multiply_rows<6, Scale>};
+static_assert(ROWS_AT_ONCE == 6);
+
 template <class Scale>
 void multiply_tile(const TileProduct<Scale>& right, const RoundedRows& left, long rows, float* out, long out_stride) {
   TileProduct<Scale> here = right;

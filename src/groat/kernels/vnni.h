@@ -52,13 +52,4 @@ void multiply_rows(const TileProduct<Scale>& right, const RoundedRows& left, flo
     for (int half = 0; half < 2; half++) store_sums(sums[row][half], right, half, out + row * out_stride);
 }
 
-template <class Scale>
-constexpr RowsProduct<Scale> rows_products[] = {nullptr,
-                                                multiply_rows<1, Scale>,
-                                                multiply_rows<2, Scale>,
-                                                multiply_rows<3, Scale>,
-                                                multiply_rows<4, Scale>,
-                                                multiply_rows<5, Scale>,
-                                                multiply_rows<6, Scale>};
-
 }  // namespace
