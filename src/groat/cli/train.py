@@ -75,12 +75,12 @@ def _train(config: RunConfig, recipe: str, *, quiet: bool, as_json: bool, only_p
 
 
 def read_recipe(name: str) -> RunConfig:
-    """A YAML file or a preset by its name."""
+    """A YAML file, or a preset by its name, whatever folder is called so."""
     path = Path(name)
+    if name in preset_names() and not path.is_file():
+        return read_preset(name)
     if path.exists():
         return read_yaml(path)
-    if name in preset_names():
-        return read_preset(name)
     raise UserError(f"there is no recipe {name!r}: {_near_recipes(path)}")
 
 

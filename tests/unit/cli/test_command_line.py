@@ -71,6 +71,12 @@ def test_without_a_recipe_the_demo_is_trained(calls: Calls, capsys: pytest.Captu
     assert capsys.readouterr().out.startswith("recipe: demo (built in")
 
 
+def test_a_folder_called_demo_does_not_hide_the_recipe(calls: Calls):
+    Path("demo").mkdir()
+    assert main(["train"]) == 0
+    assert calls.config == read_preset("demo")
+
+
 def test_priming_takes_the_flags_of_training_and_stops_behind_the_cold_start(calls: Calls):
     assert main(["prime", "--cold-start.examples", "x.jsonl", "--cold-start.reference", "base"]) == 0
     assert calls.only_prime
