@@ -81,7 +81,7 @@ class Strip {
   void store(long rows, float* out, long out_stride) const {
     for (long row = 0; row < std::min(rows, long(ROWS)); row++)
       for (int half = 0; half < 2; half++)
-        store_sums(_mm512_load_ps(sums_[row] + 16 * half), right_, half, out + row * out_stride);
+        store_sums(load(sums_[row] + 16 * half), right_, 16 * half, out + row * out_stride);
   }
 
  private:

@@ -99,15 +99,4 @@ inline __m512i four_of(const int8_t* from) {
   return _mm512_set1_epi32(four);
 }
 
-// 16 sums of a row: of half `half` of the tile.
-template <class Scale>
-inline void store_sums(__m512 sums, const TileProduct<Scale>& right, int half, float* out) {
-  const int width = std::clamp(right.width - half * 16, 0, 16);
-  const __mmask16 mask = __mmask16((1u << width) - 1);
-  float* to = out + half * 16;
-  if (right.bias) sums = _mm512_add_ps(sums, _mm512_maskz_loadu_ps(mask, right.bias + half * 16));
-  if (right.add) sums = _mm512_add_ps(sums, _mm512_maskz_loadu_ps(mask, to));
-  _mm512_mask_storeu_ps(to, mask, sums);
-}
-
 }  // namespace

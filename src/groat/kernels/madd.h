@@ -70,8 +70,7 @@ inline __m256i paired(__m256i values) {
 template <int BLOCKS>
 inline void round_blocks(const float* from, long count, Order order, const RoundedRows& to) {
   Vec v[BLOCK_VECS * BLOCKS];
-  for (int i = 0; i < BLOCK_VECS * BLOCKS; i++)
-    v[i] = load_part(from + i * LANES, count - i * LANES);
+  for (int i = 0; i < BLOCK_VECS * BLOCKS; i++) v[i] = load_part(from + i * LANES, count - i * LANES);
   for (int block = 0; order == Order::TURNED && block < BLOCKS; block++) hadamard(v + block * BLOCK_VECS);
   __m256i largest = _mm256_setzero_si256();
   for (const Vec& here : v) largest = larger_bits(largest, here);
@@ -104,18 +103,8 @@ inline __m256i four_of(const Rounded* from) {
   return _mm256_set1_epi64x(four);
 }
 
-// Eight sums of a row, from an output of the tile on.
-template <class Scale>
-inline void store_sums(Vec sums, const TileProduct<Scale>& right, int output, float* out) {
-  const long left = right.width - output;
-  if (left <= 0) return;
-  if (right.bias) sums += load_part(right.bias + output, left);
-  if (right.add) sums += load_part(out + output, left);
-  store_part(out + output, left, sums);
-}
-
-// Adds the products of 16 numbers each, two by two. Written out because compilers otherwise put many products before the sums,
-// and have no registers for them. CPUs with AVX-VNNI have one instruction for it (not run on such a CPU yet).
+// Adds the products of 16 numbers each, two by two. Written out because compilers otherwise put many products before the
+// sums, and have no registers for them. CPUs with AVX-VNNI have one instruction for it (not run on such a CPU yet).
 inline void add_products(__m256i& sums, __m256i left, __m256i right) {
 #if defined(__AVXVNNI__)
   sums = _mm256_dpwssd_avx_epi32(sums, left, right);

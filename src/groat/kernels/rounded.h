@@ -63,4 +63,14 @@ struct TileProduct {
   }
 };
 
+// A vector of a row's sums, from an output of the tile on.
+template <class Scale>
+inline void store_sums(Vec sums, const TileProduct<Scale>& right, int output, float* out) {
+  const long left = right.width - output;
+  if (left <= 0) return;
+  if (right.bias) sums += load_part(right.bias + output, left);
+  if (right.add) sums += load_part(out + output, left);
+  store_part(out + output, left, sums);
+}
+
 }  // namespace

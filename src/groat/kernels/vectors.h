@@ -57,7 +57,11 @@ inline Vec load_part(const float* from, long count) {
 
 inline void store_part(float* to, long count, Vec part) {
   if (count >= LANES) return store(to, part);
+#if defined(__AVX512F__)
+  _mm512_mask_storeu_ps(to, __mmask16((1u << std::max(count, 0L)) - 1), (__m512)part);
+#else
   for (int lane = 0; lane < count; lane++) to[lane] = part[lane];
+#endif
 }
 
 inline float sum(Vec value) {

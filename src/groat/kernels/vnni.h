@@ -49,7 +49,7 @@ void multiply_rows(const TileProduct<Scale>& right, const RoundedRows& left, flo
   }
 #pragma GCC unroll 8
   for (int row = 0; row < ROWS; row++)
-    for (int half = 0; half < 2; half++) store_sums(sums[row][half], right, half, out + row * out_stride);
+    for (int half = 0; half < 2; half++) store_sums((Vec)sums[row][half], right, 16 * half, out + row * out_stride);
 }
 
 }  // namespace
