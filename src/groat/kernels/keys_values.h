@@ -48,21 +48,6 @@ inline void store_part(int8_t* to, long count, IntVec part) {
 inline Vec exact(Vec number, float) { return number; }
 inline Vec exact(IntVec number, float scale) { return __builtin_convertvector(number, Vec) * scale; }
 
-// Of so many vectors; NaN if one of their numbers is: as whole numbers, magnitudes have the same order, with NaN above all.
-template <class Part>
-inline float largest_magnitude(long count, const Part& part) {
-  IntVec most = {};
-  for (long i = 0; i < count; i++) {
-    const IntVec here = (IntVec)part(i) & 0x7FFFFFFF;
-    most = here > most ? here : most;
-  }
-  int32_t bits = 0;
-  for (int lane = 0; lane < LANES; lane++) bits = std::max(bits, int32_t(most[lane]));
-  float largest;
-  std::memcpy(&largest, &bits, sizeof largest);
-  return largest;
-}
-
 // A head rounded to so many steps either side of zero. If its numbers are not all finite the scale is NaN, so that what is
 // computed with them is not finite either, and the step is noticed.
 class RoundedHead {

@@ -37,17 +37,6 @@ inline void hadamard(Vec v[BLOCK_VECS]) {
   }
 }
 
-// The largest absolute values so far, by their bits: as whole numbers they have the same order, with NaN above all.
-inline __m256i larger_bits(__m256i most, Vec numbers) {
-  return _mm256_max_epi32(most, _mm256_and_si256((__m256i)numbers, _mm256_set1_epi32(0x7FFFFFFF)));
-}
-
-inline int32_t largest_lane(__m256i numbers) {
-  __m128i four = _mm_max_epi32(_mm256_castsi256_si128(numbers), _mm256_extracti128_si256(numbers, 1));
-  four = _mm_max_epi32(four, _mm_shuffle_epi32(four, 0x4E));
-  return _mm_cvtsi128_si32(_mm_max_epi32(four, _mm_shuffle_epi32(four, 0xB1)));
-}
-
 inline int32_t sum_of_lanes(__m256i numbers) {
   __m128i four = _mm_add_epi32(_mm256_castsi256_si128(numbers), _mm256_extracti128_si256(numbers, 1));
   four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4E));
@@ -72,16 +61,12 @@ inline void round_blocks(const float* from, long count, Order order, const Round
   Vec v[BLOCK_VECS * BLOCKS];
   for (int i = 0; i < BLOCK_VECS * BLOCKS; i++) v[i] = load_part(from + i * LANES, count - i * LANES);
   for (int block = 0; order == Order::TURNED && block < BLOCKS; block++) hadamard(v + block * BLOCK_VECS);
-  __m256i largest = _mm256_setzero_si256();
-  for (const Vec& here : v) largest = larger_bits(largest, here);
-  const int32_t bits = largest_lane(largest);
-  if (__builtin_expect(bits >= 0x7F800000, false)) {  // so that the product is not one either, and the step is noticed
+  const float most = largest_magnitude(BLOCK_VECS * BLOCKS, [&](long i) { return v[i]; });
+  if (__builtin_expect(!std::isfinite(most), false)) {  // so that the product is not one either, and the step is noticed
     for (int block = 0; block < BLOCKS; block++) std::fill_n(to.values + block * SIXTEEN * BLOCK, BLOCK, Rounded(0));
     *to.scales = NAN, *to.excess = 0;
     return;
   }
-  float most;
-  std::memcpy(&most, &bits, sizeof most);
   const Vec steps = splat(most > 0 ? 127.0f / most : 0.0f);
   __m256i total = _mm256_setzero_si256();
   for (int i = 0; i < BLOCK_VECS * BLOCKS; i += 2) {

@@ -58,17 +58,6 @@ struct GradientRows {
   }
 };
 
-// The largest magnitude of so many numbers; NaN if they are not all finite, so that the product is not a number either, and
-// the step is noticed.
-inline float largest_magnitude(const float* numbers, long count) {
-  __m256i most = _mm256_setzero_si256();
-  for (long i = 0; i < count; i += LANES) most = larger_bits(most, load_part(numbers + i, count - i));
-  const int32_t bits = largest_lane(most);
-  float magnitude;
-  std::memcpy(&magnitude, &bits, sizeof magnitude);
-  return bits < 0x7F800000 ? magnitude : NAN;
-}
-
 // ROWS rows times a strip of a panel: STRIP numbers of each row of `out`.
 template <int ROWS>
 __attribute__((noinline)) void multiply_strip(const Rounded* strip, const GradientRows& left, long row, long pairs, bool add,
@@ -126,9 +115,15 @@ struct StraightProduct {
   long outputs_of(long depth) const { return std::min(DEPTH_OF_SUMS, weights.outputs - depth * DEPTH_OF_SUMS); }
   const float* grad_of(long row, long depth) const { return grad + row * grad_stride + depth * DEPTH_OF_SUMS; }
 
+  // NaN where not all are finite, so that the product is not a number either, and the step is noticed.
   void find_largest(long row) const {
-    for (long depth = 0; depth < depths(); depth++)
-      largest[row * depths() + depth] = largest_magnitude(grad_of(row, depth), outputs_of(depth));
+    for (long depth = 0; depth < depths(); depth++) {
+      const float* numbers = grad_of(row, depth);
+      const long count = outputs_of(depth);
+      const auto part = [&](long i) { return load_part(numbers + i * LANES, count - i * LANES); };
+      const float most = largest_magnitude((count + LANES - 1) / LANES, part);
+      largest[row * depths() + depth] = std::isfinite(most) ? most : NAN;
+    }
   }
 
   // Rows that stay in the cache meet all panels of a depth before the next one's come.

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 
 #if defined(__AVX__)
@@ -102,6 +103,34 @@ inline void turn(Vec* rows) {
         rows[i + step] = turned;
       }
   }
+}
+
+inline int32_t largest_lane(IntVec numbers) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_max_epi32((__m512i)numbers);
+#elif defined(__AVX2__)
+  __m128i four = _mm_max_epi32(_mm256_castsi256_si128((__m256i)numbers), _mm256_extracti128_si256((__m256i)numbers, 1));
+  four = _mm_max_epi32(four, _mm_shuffle_epi32(four, 0x4E));
+  return _mm_cvtsi128_si32(_mm_max_epi32(four, _mm_shuffle_epi32(four, 0xB1)));
+#else
+  int32_t largest = numbers[0];
+  for (int lane = 1; lane < LANES; lane++) largest = std::max(largest, int32_t(numbers[lane]));
+  return largest;
+#endif
+}
+
+// Of so many vectors; NaN if one of their numbers is: as whole numbers, magnitudes have the same order, with NaN above all.
+template <class Part>
+inline float largest_magnitude(long count, const Part& part) {
+  IntVec most = {};
+  for (long i = 0; i < count; i++) {
+    const IntVec here = (IntVec)part(i) & 0x7FFFFFFF;
+    most = here > most ? here : most;
+  }
+  const int32_t bits = largest_lane(most);
+  float largest;
+  std::memcpy(&largest, &bits, sizeof largest);
+  return largest;
 }
 
 inline float largest(const float* from, long count) {
