@@ -35,9 +35,9 @@ void add_rows(const float* b, const float* down, long down_stride, int depth, fl
       const Vec first = load(b + i * TILE_OUTPUTS + place), second = load(b + i * TILE_OUTPUTS + place + LANES);
 #pragma GCC unroll 8
       for (int row = 0; row < ROWS; row++) {
-        const float factor = down[row * down_stride + i];
-        sums[row][0] += factor * first;
-        sums[row][1] += factor * second;
+        const Vec factor = splat(down[row * down_stride + i]);
+        sums[row][0] = multiply_add(factor, first, sums[row][0]);
+        sums[row][1] = multiply_add(factor, second, sums[row][1]);
       }
     }
 #pragma GCC unroll 8
@@ -45,7 +45,7 @@ void add_rows(const float* b, const float* down, long down_stride, int depth, fl
       for (int half = 0; half < 2; half++) {
         const long left = width - place - half * LANES;
         float* to = out + row * out_stride + place + half * LANES;
-        store_part(to, left, sums[row][half] * alpha + load_part(to, left));
+        store_part(to, left, multiply_add(sums[row][half], splat(alpha), load_part(to, left)));
       }
   }
 }

@@ -106,7 +106,7 @@ struct Block : KeyBlock<Number> {
         for (int query = 0; query < TALL; query++) {
           const Vec four = repeated(queries + query * depth + i);
 #pragma GCC unroll 8
-          for (int j = 0; j < FOUR; j++) sums[query][j] += four * some[j];
+          for (int j = 0; j < FOUR; j++) sums[query][j] = multiply_add(four, some[j], sums[query][j]);
         }
       }
 #pragma GCC unroll 8

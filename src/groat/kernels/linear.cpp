@@ -46,8 +46,8 @@ void multiply_tile(int depth, const float* left, const float* tile, float* out, 
 #pragma GCC unroll 16
     for (int row = 0; row < ROWS; row++) {
       const Vec factor = splat(left[k * ROWS + row]);
-      sums[row][0] += factor * first;
-      sums[row][1] += factor * second;
+      sums[row][0] = multiply_add(factor, first, sums[row][0]);
+      sums[row][1] = multiply_add(factor, second, sums[row][1]);
     }
   }
   const Vec bias[2] = {end.bias ? load(end.bias) : Vec{}, end.bias ? load(end.bias + LANES) : Vec{}};
@@ -56,7 +56,7 @@ void multiply_tile(int depth, const float* left, const float* tile, float* out, 
 #pragma GCC unroll 2
     for (int half = 0; half < 2; half++) {
       float* to = out + row * out_stride + half * LANES;
-      const Vec value = sums[row][half] * end.alpha + bias[half];
+      const Vec value = multiply_add(sums[row][half], splat(end.alpha), bias[half]);
       store(to, end.add ? value + load(to) : value);
     }
 }
@@ -172,7 +172,10 @@ void dots(const float* const* rows, const float* const* outputs, long inner, flo
     for (int row = 0; row < DOT_ROWS; row++) {
       const Vec left = load(rows[row] + i);
 #pragma GCC unroll 4
-      for (int output = 0; output < DOT_OUTPUTS; output++) sums[row * DOT_OUTPUTS + output] += left * right[output];
+      for (int output = 0; output < DOT_OUTPUTS; output++) {
+        Vec& sum = sums[row * DOT_OUTPUTS + output];
+        sum = multiply_add(left, right[output], sum);
+      }
     }
   }
   Vec total = sums_of(sums);

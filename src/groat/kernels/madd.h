@@ -132,7 +132,7 @@ __attribute__((noinline)) void multiply_eight(const TileProduct<Scale>& right, c
     for (int row = 0; row < ROWS; row++) {
       const __m256i whole = _mm256_add_epi32(_mm256_hadd_epi32(wholes[row][0], wholes[row][1]),
                                              _mm256_set1_epi32(left.excess[place + row]));
-      sums[row] += (Vec)_mm256_cvtepi32_ps(whole) * (factors * left.scales[place + row]);
+      sums[row] = multiply_add((Vec)_mm256_cvtepi32_ps(whole), factors * splat(left.scales[place + row]), sums[row]);
     }
   }
 #pragma GCC unroll 8

@@ -47,9 +47,11 @@ __attribute__((noinline)) void multiply_tile(const Left& left, const Right& righ
 #pragma GCC unroll 16
     for (int i = 0; i < WIDE; i++) values[i] = right.part(step, column + i * LANES);
 #pragma GCC unroll 16
-    for (int row = 0; row < TALL; row++)
+    for (int row = 0; row < TALL; row++) {
+      const Vec factor = splat(factors[row * left.row_stride]);
 #pragma GCC unroll 16
-      for (int i = 0; i < WIDE; i++) sums[row][i] += factors[row * left.row_stride] * values[i];
+      for (int i = 0; i < WIDE; i++) sums[row][i] = multiply_add(factor, values[i], sums[row][i]);
+    }
   }
 #pragma GCC unroll 16
   for (int row = 0; row < TALL; row++)

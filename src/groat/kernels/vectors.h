@@ -36,6 +36,18 @@ inline Vec load(const float* from) { return *reinterpret_cast<const UnalignedVec
 inline void store(float* to, Vec value) { *reinterpret_cast<UnalignedVec*>(to) = value; }
 inline Vec splat(float value) { return value - Vec{}; }
 
+// a b + c, rounded once where the machine can, in whatever the compiler makes of the code around it: it may round `a * b + c`
+// once in one copy of a function and twice in another, and a row would hang on what it is batched with.
+inline Vec multiply_add(Vec a, Vec b, Vec c) {
+#if defined(__AVX512F__)
+  return (Vec)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__FMA__)
+  return (Vec)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#else
+  return a * b + c;
+#endif
+}
+
 inline IntVec lane_numbers() {
   IntVec lanes;
   for (int lane = 0; lane < LANES; lane++) lanes[lane] = lane;

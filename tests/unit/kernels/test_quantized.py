@@ -288,6 +288,24 @@ def test_a_row_of_nf4_in_int8_does_not_depend_on_the_rows_beside_it():
         assert torch.equal(ops.straight_product(grad[start:end], matrix), grads_together[start:end])
 
 
+@pytest.mark.parametrize("kind", ["f32", "int8", "nf4"])
+@pytest.mark.parametrize(("sizes", "rank"), [((64, 32, 32), 4), ((128, 128), 16), ((40,), 20)], ids=str)
+def test_a_row_through_an_adapter_does_not_depend_on_the_rows_beside_it(
+    kind: StorageKind, sizes: tuple[int, ...], rank: int
+):
+    """Rows are added to by sixes and singly, by functions that the compiler may round differently."""
+    inputs, parts = 128, len(sizes)
+    matrix = stored(random(sum(sizes), inputs, seed=1), kind)
+    matrix = matrix if kind == "f32" else computed_in(matrix, "int8")
+    a, bs = random(rank * parts, inputs, seed=2), [random(size, rank, seed=3 + part) for part, size in enumerate(sizes)]
+    x = random(20, inputs)
+    alone = [ops.adapted_product(x[row, None], matrix, None, a, bs, 1.5) for row in range(20)]
+    for rows in range(1, 21):
+        together = ops.adapted_product(x[:rows], matrix, None, a, bs, 1.5)
+        assert torch.equal(together.output_TN, torch.cat([one.output_TN for one in alone[:rows]]))
+        assert torch.equal(together.down_TR, torch.cat([one.down_TR for one in alone[:rows]]))
+
+
 def test_rows_of_nf4_that_are_not_whole_blocks_are_computed_in_f32():
     x, matrix = random(3, 100), to_nf4(random(40, 100, seed=1))
     assert torch.equal(ops.product(x, computed_in(matrix, "int8")), ops.product(x, matrix))
