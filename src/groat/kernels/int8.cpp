@@ -33,19 +33,19 @@ void int8_product(const Int8Tiles& weights, const float* x, long x_stride, long 
     [[maybe_unused]] const MatrixTiles matrix_tiles;
     for (long start = 0; start < sixteens; start += at_once) {
       const long here = std::min(at_once, sixteens - start);
-      worker.each(row_parts * tiles, [&](long task) {
-        const long tile = task % tiles, first = tile * TILE_OUTPUTS;
-        const long row = SIXTEEN * (start + cut(here, task / tiles, row_parts));
-        const long end = std::min(rows, SIXTEEN * (start + cut(here, task / tiles + 1, row_parts)));
+      each_two_tiles(worker, row_parts, tiles, [&](long part, long tile, long count) {
+        const long first = tile * TILE_OUTPUTS, row = SIXTEEN * (start + cut(here, part, row_parts));
+        const long end = std::min(rows, SIXTEEN * (start + cut(here, part + 1, row_parts)));
         if (row >= end) return;
-        const int width = int(std::min(long(TILE_OUTPUTS), weights.outputs - first));
-        const uint8_t* next = tile + 1 < tiles ? weights.block(tile + 1, 0) : nullptr;
-        const TileProduct<uint16_t> right{weights.block(tile, 0), weights.block_scales(tile, 0), blocks, PAIR,
+        const int width = int(std::min(count * TILE_OUTPUTS, weights.outputs - first));
+        const uint8_t* next = tile + count < tiles ? weights.block(tile + count, 0) : nullptr;
+        const TileProduct<uint16_t> right{weights.block(tile, 0), weights.block_scales(tile, 0), blocks, PAIR, blocks,
                                           bias ? bias + first : nullptr, width, false, next};
-        float* to = out + row * out_stride + first;
         if (adapter) fetch_adapter(*adapter, first, width);
-        multiply_tile(right, left.at(row, 0), end - row, to, out_stride);
-        if (adapter) add_adapter(*adapter, first, width, row, end - row, to, out_stride);
+        multiply(right, left.at(row, 0), end - row, out + row * out_stride + first, out_stride,
+                 [&](long from, long some, float* to, long stride) {
+                   if (adapter) add_adapter(*adapter, first, width, row + from, some, to, stride);
+                 });
       });
     }
   });

@@ -146,4 +146,28 @@ void multiply_rows(const TileProduct<Scale>& right, const RoundedRows& left, flo
     multiply_eight<ROWS>(right, left, output, out, out_stride);
 }
 
+// The same by their number.
+template <class Scale>
+constexpr decltype(&multiply_rows<1, Scale>) rows_products[] = {nullptr,
+                                                                multiply_rows<1, Scale>,
+                                                                multiply_rows<2, Scale>,
+                                                                multiply_rows<3, Scale>,
+                                                                multiply_rows<4, Scale>,
+                                                                multiply_rows<5, Scale>,
+                                                                multiply_rows<6, Scale>};
+static_assert(ROWS_AT_ONCE == 6);
+
+template <class Scale, class Finish>
+void multiply_tiles(const TileProduct<Scale>& right, const RoundedRows& left, long rows, float* out, long out_stride,
+                    const Finish& finish) {
+  for (int number = 0; number < right.tiles(); number++) {
+    TileProduct<Scale> here = right.tile(number);
+    each_few_rows<ROWS_AT_ONCE>(rows, [&](long row, long size) {
+      rows_products<Scale>[size](here, left.at(row, 0), out + row * out_stride + number * TILE_OUTPUTS, out_stride);
+      here.next = nullptr;  // the first rows have asked for it
+    });
+  }
+  finish(0, rows, out, out_stride);
+}
+
 }  // namespace

@@ -85,23 +85,23 @@ inline void put_codes(const uint8_t* const rows[SIDE], const CodeBytes& code, ui
 }
 #endif
 
-struct CodedTile : MadeTile<float> {
-  // 32 outputs from `output`, blocks from `first`.
-  void fill(const NF4Rows& weights, const CodeBytes& code, long output, long first, long blocks) {
+struct CodedTiles : MadeTiles<float> {
+  // Tile `number`: 32 outputs from `output`, blocks from `first`.
+  void fill(int number, const NF4Rows& weights, const CodeBytes& code, long output, long first, long blocks) {
     for (long block = 0; block < blocks; block++)
       for (int place = 0; place < TILE_OUTPUTS; place += SIDE)
-        fill_side(weights, code, output + place, first + block, block, place);
+        fill_side(number, weights, code, output + place, first + block, block, place);
   }
 
-  void fill_side(const NF4Rows& weights, const CodeBytes& code, long output, long number, long block, int place) {
-    const long row_blocks = weights.inputs / BLOCK, first = output * row_blocks + number;
+  void fill_side(int number, const NF4Rows& weights, const CodeBytes& code, long output, long from, long block, int place) {
+    const long row_blocks = weights.inputs / BLOCK, first = output * row_blocks + from;
     const int present = int(std::clamp(weights.outputs - output, 0L, long(SIDE)));
-    float* factors = scales + block * TILE_OUTPUTS + place;
+    float* factors = scales[number] + block * TILE_OUTPUTS + place;
     for (int i = 0; i < SIDE; i++)
       factors[i] = i < present ? weights.scale(first + i * row_blocks) * (1 / 127.0f) : 0.0f;
     const uint8_t* rows[SIDE];  // those that are not there get the scale 0: the first row's bytes will do
     for (int i = 0; i < SIDE; i++) rows[i] = weights.values + (i < present ? first + i * row_blocks : 0) * (BLOCK / 2);
-    put_codes(rows, code, values + block * BLOCK_BYTES + place * GROUP);
+    put_codes(rows, code, values[number] + block * BLOCK_BYTES + place * GROUP);
   }
 };
 
@@ -114,19 +114,21 @@ void nf4_product(const NF4Rows& weights, const float* x, long x_stride, float* o
   round_rows(x, x_stride, rows, weights.inputs, Order::PAIRED, left, threads);
   const CodeBytes code(weights.code);
   by_workers(threads, [&](const Worker& worker) {
-    const std::unique_ptr<CodedTile> tile(new CodedTile);
+    const std::unique_ptr<CodedTiles> made(new CodedTiles);
     [[maybe_unused]] const MatrixTiles matrix_tiles;
-    worker.each(tiles, [&](long number) {
-      const long first = number * TILE_OUTPUTS;
-      const int width = int(std::min(long(TILE_OUTPUTS), weights.outputs - first));
-      for (long block = 0; block < blocks; block += CodedTile::BLOCKS) {
-        const long count = std::min(CodedTile::BLOCKS, blocks - block);
-        tile->fill(weights, code, first, block, count);
-        const TileProduct<float> right{tile->values, tile->scales, count, 1, bias && !block ? bias + first : nullptr,
-                                       width, block > 0, nullptr};
-        multiply_tile(right, left.at(0, block), rows, out + first, out_stride);
+    each_two_tiles(worker, 1, tiles, [&](long, long tile, long count) {
+      const long first = tile * TILE_OUTPUTS;
+      const int width = int(std::min(count * TILE_OUTPUTS, weights.outputs - first));
+      for (long block = 0; block < blocks; block += CodedTiles::BLOCKS) {
+        const long depth = std::min(CodedTiles::BLOCKS, blocks - block);
+        for (int i = 0; i < count; i++) made->fill(i, weights, code, first + i * TILE_OUTPUTS, block, depth);
+        const TileProduct<float> right{made->values[0], made->scales[0], depth, 1, CodedTiles::BLOCKS,
+                                       bias && !block ? bias + first : nullptr, width, block > 0, nullptr};
+        multiply(right, left.at(0, block), rows, out + first, out_stride,
+                 [&](long row, long some, float* to, long stride) {
+                   if (adapter && block + depth == blocks) add_adapter(*adapter, first, width, row, some, to, stride);
+                 });
       }
-      if (adapter) add_adapter(*adapter, first, width, 0, rows, out + first, out_stride);
     });
   });
 }

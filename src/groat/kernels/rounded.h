@@ -38,20 +38,47 @@ struct RoundedRows {
   }
 };
 
+// Calls with the first of MOST rows at most and their number, all of one sixteen, as evenly as it goes.
+template <long MOST, class Act>
+inline void each_few_rows(long rows, const Act& act) {
+  for (long row = 0; row < rows; row += SIXTEEN) {
+    const long present = std::min(SIXTEEN, rows - row), parts = (present + MOST - 1) / MOST;
+    for (long part = 0; part < parts; part++) {
+      const long first = present * part / parts;
+      act(row + first, present * (part + 1) / parts - first);
+    }
+  }
+}
+
 // How a block lies beside the weights it meets: turned as int8's are, or its even and odd numbers apart, by eights, as
 // NF4's pairs come out of their bytes.
 enum class Order { TURNED, PAIRED };
 
-// One tile, and where its product goes: `width` outputs are stored, or added to what is there. Scales are bf16 or fp32.
+// One tile or two side by side, and where their product goes: `width` outputs are stored, or added to what is there. Scales
+// are bf16 or fp32.
 template <class Scale>
 struct TileProduct {
   const uint8_t* values;
   const Scale* scales;
   long blocks, scaled;  // blocks that share a scale, as the rows' do
+  long apart;           // blocks from one tile to the next
   const float* bias;  // or null
   int width;
   bool add;
   const uint8_t* next;  // the values that are needed after these, as many again; or null
+
+  int tiles() const { return width > TILE_OUTPUTS ? 2 : 1; }
+  long scales_apart() const { return (apart + scaled - 1) / scaled * TILE_OUTPUTS; }
+
+  // Tile `number` of them alone.
+  TileProduct tile(int number) const {
+    TileProduct one = *this;
+    one.values += number * apart * BLOCK_BYTES, one.scales += number * scales_apart();
+    if (bias) one.bias += number * TILE_OUTPUTS;
+    if (next) one.next += number * apart * BLOCK_BYTES;
+    one.width = std::min(TILE_OUTPUTS, width - number * TILE_OUTPUTS);
+    return one;
+  }
 
   // Asks for a quarter of the next values that lie where block `block` of these does: few at a time, as few can be under
   // way; into the second cache, as the first is full.
@@ -63,14 +90,18 @@ struct TileProduct {
   }
 };
 
-// A vector of a row's sums, from an output of the tile on.
+// A vector of a row's sums, from an output on, and what is added to it.
 template <class Scale>
-inline void store_sums(Vec sums, const TileProduct<Scale>& right, int output, float* out) {
+inline Vec completed(Vec sums, const TileProduct<Scale>& right, int output, const float* out) {
   const long left = right.width - output;
-  if (left <= 0) return;
   if (right.bias) sums += load_part(right.bias + output, left);
   if (right.add) sums += load_part(out + output, left);
-  store_part(out + output, left, sums);
+  return sums;
+}
+
+template <class Scale>
+inline void store_sums(Vec sums, const TileProduct<Scale>& right, int output, float* out) {
+  store_part(out + output, right.width - output, completed(sums, right, output, out));
 }
 
 }  // namespace

@@ -16,27 +16,29 @@ namespace {
 // Where part `part` of `parts` equal ones begins.
 inline long cut(long whole, long part, long parts) { return whole * part / parts; }
 
-// Some rows of a sixteen times one tile, by their number.
-template <class Scale>
-constexpr decltype(&multiply_rows<1, Scale>) rows_products[] = {nullptr,
-                                                                multiply_rows<1, Scale>,
-                                                                multiply_rows<2, Scale>,
-                                                                multiply_rows<3, Scale>,
-                                                                multiply_rows<4, Scale>,
-                                                                multiply_rows<5, Scale>,
-                                                                multiply_rows<6, Scale>};
-static_assert(ROWS_AT_ONCE == 6);
+// out[rows, width] = rows times the tiles, by matrix tiles where there are any. `finish(row, rows, out, out_stride)` is called once
+// for all rows, some of them at a time, and adds to what is theirs, wherever that lies then.
+template <class Scale, class Finish>
+void multiply(const TileProduct<Scale>& right, const RoundedRows& left, long rows, float* out, long out_stride,
+              const Finish& finish) {
+  long done = 0;
+  for (int number = 0; number < right.tiles(); number++)
+    done = multiply_strips(right.tile(number), left, rows, out + number * TILE_OUTPUTS, out_stride);
+  if (done) finish(0, done, out, out_stride);
+  if (done == rows) return;
+  TileProduct<Scale> rest = right;
+  if (done) rest.next = nullptr;  // the others have asked for it
+  multiply_tiles(rest, left.at(done, 0), rows - done, out + done * out_stride, out_stride,
+                 [&](long row, long count, float* to, long stride) { finish(done + row, count, to, stride); });
+}
 
-template <class Scale>
-void multiply_tile(const TileProduct<Scale>& right, const RoundedRows& left, long rows, float* out, long out_stride) {
-  TileProduct<Scale> here = right;
-  for (long row = multiply_strips(right, left, rows, out, out_stride); row < rows; row += SIXTEEN) {
-    const long present = std::min(SIXTEEN, rows - row), parts = (present + ROWS_AT_ONCE - 1) / ROWS_AT_ONCE;
-    for (long part = 0; part < parts; part++) {
-      const long first = row + cut(present, part, parts), size = row + cut(present, part + 1, parts) - first;
-      if (first) here.next = nullptr;  // the first rows have asked for it
-      rows_products<Scale>[size](here, left.at(first, 0), out + first * out_stride, out_stride);
-    }
+// Calls with the first of one or two tiles side by side and their number, of a worker's share of `rounds` times all `tiles`.
+template <class Act>
+void each_two_tiles(const Worker& worker, long rounds, long tiles, const Act& act) {
+  const long end = cut(rounds * tiles, worker.number + 1, worker.count);
+  for (long task = cut(rounds * tiles, worker.number, worker.count), count; task < end; task += count) {
+    count = std::min({2L, end - task, tiles - task % tiles});
+    act(task / tiles, task % tiles, count);
   }
 }
 
@@ -58,12 +60,12 @@ inline void round_rows(const float* from, long stride, long rows, long columns, 
       *to.at(row, block).scales = 0, *to.at(row, block).excess = 0;
 }
 
-// A tile that is made when it is needed; of so many blocks at most, since more would not stay in the cache.
+// Two tiles that are made when they are needed; of so many blocks at most, since more would not stay in the cache.
 template <class Scale>
-struct MadeTile {
+struct MadeTiles {
   static constexpr long BLOCKS = 64;
-  alignas(64) uint8_t values[BLOCKS * BLOCK_BYTES];
-  alignas(64) Scale scales[BLOCKS * TILE_OUTPUTS];
+  alignas(64) uint8_t values[2][BLOCKS * BLOCK_BYTES];
+  alignas(64) Scale scales[2][BLOCKS * TILE_OUTPUTS];
 };
 
 }  // namespace

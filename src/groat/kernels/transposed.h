@@ -26,32 +26,33 @@ inline void hadamard_across(__m512* v) {
     }
 }
 
-// A tile of W', of 32 inputs from `input` and blocks of 64 outputs from `output`, turned and rounded along the outputs.
-// `weights.read(output, input, v)` puts 16 inputs of 64 outputs into 64 vectors; outputs that are not there are zeros.
-struct TransposedTile : MadeTile<uint16_t> {
+// Tiles of W', of blocks of 64 outputs, turned and rounded along the outputs. `weights.read(output, input, v)` puts 16 inputs of 64
+// outputs into 64 vectors; outputs that are not there are zeros.
+struct TransposedTiles : MadeTiles<uint16_t> {
+  // Tile `number`: 32 inputs from `input`, blocks from `output`.
   template <class Weights>
-  void fill(const Weights& weights, long input, long output, long blocks) {
+  void fill(int number, const Weights& weights, long input, long output, long blocks) {
     __m512 v[BLOCK];
     for (long block = 0; block < blocks; block++)
       for (int half = 0; half < TILE_OUTPUTS; half += 16) {
         weights.read(output + block * BLOCK, input + half, v);
         hadamard_across(v);
-        round(v, block, half);
+        round(v, number, block, half);
       }
   }
 
   // 16 inputs from `place` on, a lane each.
-  void round(const __m512* v, long block, int place) {
+  void round(const __m512* v, int number, long block, int place) {
     __m512 most = _mm512_setzero_ps();
     for (int i = 0; i < BLOCK; i++) most = _mm512_max_ps(most, _mm512_abs_ps(v[i]));
     // The next bf16 number that is not smaller.
     const __m512i bits = _mm512_castps_si512(_mm512_mul_ps(most, _mm512_set1_ps(1.0f / (127.0f * 8.0f))));
     const __m512i above = _mm512_srli_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0xFFFF)), 16);
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(scales + block * TILE_OUTPUTS + place), _mm512_cvtepi32_epi16(above));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(scales[number] + block * TILE_OUTPUTS + place), _mm512_cvtepi32_epi16(above));
     const __m512 scale = _mm512_castsi512_ps(_mm512_slli_epi32(above, 16));
     const __mmask16 present = _mm512_cmp_ps_mask(scale, _mm512_setzero_ps(), _CMP_GT_OQ);
     const __m512 steps = _mm512_maskz_div_ps(present, _mm512_set1_ps(0.125f), scale);
-    uint8_t* to = values + block * BLOCK_BYTES + place * GROUP;
+    uint8_t* to = values[number] + block * BLOCK_BYTES + place * GROUP;
     for (int group = 0; group < BLOCK / GROUP; group++) {
       __m512i bytes = _mm512_set1_epi32(int(0x80808080));  // 128 in each; none of them overflows
 #pragma GCC unroll 4
@@ -64,23 +65,23 @@ struct TransposedTile : MadeTile<uint16_t> {
   }
 };
 
-// out[rows, width] = g W from rounded rows of g: a tile of W' is made for as many rows as there are.
+// out[rows, width] = g W from rounded rows of g: tiles of W' are made for as many rows as there are.
 template <class Weights>
 void multiply_transposed(const Weights& weights, const RoundedRows& left, float* out, long out_stride, long rows, long width,
                          int threads) {
   const long blocks = blocks_of(weights.outputs);
   by_workers(threads, [&](const Worker& worker) {
-    const std::unique_ptr<TransposedTile> tile(new TransposedTile);
-    const MatrixTiles tiles;
+    const std::unique_ptr<TransposedTiles> made(new TransposedTiles);
+    [[maybe_unused]] const MatrixTiles matrix_tiles;
     // Blocks of g that stay in the cache meet all tiles before the next ones come.
-    for (long block = 0; block < blocks; block += TransposedTile::BLOCKS) {
-      const long count = std::min(TransposedTile::BLOCKS, blocks - block);
-      worker.each(width / TILE_OUTPUTS, [&](long number) {
-        const long input = number * TILE_OUTPUTS;
-        tile->fill(weights, input, block * BLOCK, count);
-        const TileProduct<uint16_t> right{tile->values, tile->scales, count, 1, nullptr, TILE_OUTPUTS, block > 0,
-                                           nullptr};
-        multiply_tile(right, left.at(0, block), rows, out + input, out_stride);
+    for (long block = 0; block < blocks; block += TransposedTiles::BLOCKS) {
+      const long depth = std::min(TransposedTiles::BLOCKS, blocks - block);
+      each_two_tiles(worker, 1, width / TILE_OUTPUTS, [&](long, long tile, long count) {
+        const long input = tile * TILE_OUTPUTS;
+        for (int i = 0; i < count; i++) made->fill(i, weights, input + i * TILE_OUTPUTS, block * BLOCK, depth);
+        const TileProduct<uint16_t> right{made->values[0], made->scales[0], depth, 1, TransposedTiles::BLOCKS,
+                                          nullptr, int(count * TILE_OUTPUTS), block > 0, nullptr};
+        multiply(right, left.at(0, block), rows, out + input, out_stride, [](long, long, float*, long) {});
       });
     }
   });

@@ -9,47 +9,113 @@
 
 namespace {
 
-constexpr int ROWS_AT_ONCE = 6;  // their sums, in int32 and in fp32, fill the 32 registers
+constexpr int ROWS_AT_ONCE = 6;  // their sums of four vectors of outputs in int32 fill the registers
 
-// ROWS rows of a sixteen times one tile.
-template <int ROWS, class Scale>
-void multiply_rows(const TileProduct<Scale>& right, const RoundedRows& left, float* out, long out_stride) {
-  const uint8_t* tile = right.values;
-  const Scale* scales = right.scales;
-  __m512 sums[ROWS][2];
-  for (int row = 0; row < ROWS; row++) sums[row][0] = sums[row][1] = _mm512_setzero_ps();
-  for (long block = 0, place = 0; block < right.blocks; place += SIXTEEN, scales += TILE_OUTPUTS) {
-    __m512i wholes[ROWS][2];
-#pragma GCC unroll 8
-    for (int row = 0; row < ROWS; row++)
-      wholes[row][0] = wholes[row][1] = _mm512_set1_epi32(left.excess[place + row]);
-    for (const long end = std::min(right.blocks, block + right.scaled); block < end; block++, tile += BLOCK_BYTES) {
-      for (int quarter = 0; quarter < 4; quarter++) right.prefetch(block, quarter);
-      const int8_t* values = left.values + block * SIXTEEN * BLOCK;
-#pragma GCC unroll 4
-      for (int group = 0; group < BLOCK / GROUP; group++) {
-        const __m512i first = _mm512_loadu_si512(tile + group * TILE_OUTPUTS * GROUP);
-        const __m512i second = _mm512_loadu_si512(tile + group * TILE_OUTPUTS * GROUP + 64);
-#pragma GCC unroll 8
-        for (int row = 0; row < ROWS; row++) {
-          const __m512i four = four_of(values + row * BLOCK + group * GROUP);
-          wholes[row][0] = _mm512_dpbusd_epi32(wholes[row][0], first, four);
-          wholes[row][1] = _mm512_dpbusd_epi32(wholes[row][1], second, four);
-        }
-      }
-    }
-    const __m512 factors[2] = {scales_of(scales), scales_of(scales + 16)};
-#pragma GCC unroll 8
-    for (int row = 0; row < ROWS; row++) {
-      const __m512 scale = _mm512_set1_ps(left.scales[place + row]);
-      for (int half = 0; half < 2; half++)
-        sums[row][half] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(wholes[row][half]), _mm512_mul_ps(factors[half], scale),
-                                          sums[row][half]);
-    }
-  }
+// Into the second cache, as the first is full.
+inline void prefetch_block(const uint8_t* from) {
+#pragma GCC unroll 32
+  for (int i = 0; i < BLOCK_BYTES; i += 64) __builtin_prefetch(from + i, 0, 2);
+}
+
+// Four bytes of a row times four of each of 16 outputs. Written out because compilers otherwise move many of them together,
+// and have no registers for what they multiply.
+inline void add_products(__m512i& sums, __m512i weights, __m512i four) {
+  asm("vpdpbusd %2, %1, %0" : "+v"(sums) : "v"(weights), "v"(four));
+}
+
+// sums[ROWS][TILES * TILE_OUTPUTS] += ROWS rows of a sixteen times TILES tiles: of these the blocks from `block` on that share a
+// scale. `left` begins with that row and block.
+template <int ROWS, int TILES, class Scale>
+__attribute__((noinline)) void multiply_rows(const TileProduct<Scale>& right, const RoundedRows& left, long block,
+                                             float* sums) {
+  constexpr int VECTORS = 2 * TILES;
+  const long apart = right.apart * BLOCK_BYTES, end = std::min(right.blocks, block + right.scaled);
+  __m512i wholes[ROWS][VECTORS];
 #pragma GCC unroll 8
   for (int row = 0; row < ROWS; row++)
-    for (int half = 0; half < 2; half++) store_sums((Vec)sums[row][half], right, 16 * half, out + row * out_stride);
+#pragma GCC unroll 4
+    for (int i = 0; i < VECTORS; i++) wholes[row][i] = _mm512_set1_epi32(left.excess[row]);
+  const int8_t* values = left.values;
+  const uint8_t* tile = right.values + block * BLOCK_BYTES;
+  for (long number = block; number < end; number++, tile += BLOCK_BYTES, values += SIXTEEN * BLOCK) {
+    for (int i = 0; right.next && i < TILES; i++) prefetch_block(right.next + i * apart + number * BLOCK_BYTES);
+#pragma GCC unroll 16
+    for (int group = 0; group < BLOCK / GROUP; group++) {
+      __m512i weights[VECTORS];
+#pragma GCC unroll 4
+      for (int i = 0; i < VECTORS; i++)
+        weights[i] = _mm512_loadu_si512(tile + i / 2 * apart + group * TILE_OUTPUTS * GROUP + i % 2 * 64);
+#pragma GCC unroll 8
+      for (int row = 0; row < ROWS; row++) {
+        const __m512i four = four_of(values + row * BLOCK + group * GROUP);
+#pragma GCC unroll 4
+        for (int i = 0; i < VECTORS; i++) add_products(wholes[row][i], weights[i], four);
+      }
+    }
+  }
+  const Scale* scales = right.scales + block / right.scaled * TILE_OUTPUTS;
+  __m512 factors[VECTORS];
+#pragma GCC unroll 4
+  for (int i = 0; i < VECTORS; i++) factors[i] = scales_of(scales + i / 2 * right.scales_apart() + i % 2 * 16);
+#pragma GCC unroll 8
+  for (int row = 0; row < ROWS; row++) {
+    const __m512 scale = _mm512_set1_ps(left.scales[row]);
+#pragma GCC unroll 4
+    for (int i = 0; i < VECTORS; i++) {
+      float* sum = sums + row * TILES * TILE_OUTPUTS + i * 16;
+      _mm512_store_ps(sum, _mm512_fmadd_ps(_mm512_cvtepi32_ps(wholes[row][i]), _mm512_mul_ps(factors[i], scale),
+                                           _mm512_load_ps(sum)));
+    }
+  }
+}
+
+// The same by their number.
+template <int TILES, class Scale>
+constexpr decltype(&multiply_rows<1, TILES, Scale>) rows_products[] = {nullptr,
+                                                                       multiply_rows<1, TILES, Scale>,
+                                                                       multiply_rows<2, TILES, Scale>,
+                                                                       multiply_rows<3, TILES, Scale>,
+                                                                       multiply_rows<4, TILES, Scale>,
+                                                                       multiply_rows<5, TILES, Scale>,
+                                                                       multiply_rows<6, TILES, Scale>};
+static_assert(ROWS_AT_ONCE == 6);
+
+// All rows meet the blocks that share a scale before the next ones come: these and the sums stay in the first cache. So do
+// they while `finish(row, rows, out, out_stride)` adds to them.
+template <int TILES, class Scale, class Finish>
+void multiply_all_rows(TileProduct<Scale> right, const RoundedRows& left, long rows, float* out, long out_stride,
+                       const Finish& finish) {
+  constexpr long ROWS_WITH_SUMS = 2 * SIXTEEN, WIDTH = TILES * TILE_OUTPUTS;
+  alignas(64) float sums[ROWS_WITH_SUMS][WIDTH];
+  for (long start = 0; start < rows; start += ROWS_WITH_SUMS, right.next = nullptr) {
+    const long here = std::min(ROWS_WITH_SUMS, rows - start);
+    std::fill_n(sums[0], here * WIDTH, 0.0f);
+    for (long block = 0; block < right.blocks; block += right.scaled) {
+      TileProduct<Scale> once = right;  // the first rows ask for the next values
+      each_few_rows<ROWS_AT_ONCE>(here, [&](long row, long size) {
+        rows_products<TILES, Scale>[size](once, left.at(start + row, block), block, sums[row]);
+        once.next = nullptr;
+      });
+    }
+    float* to = out + start * out_stride;
+    if (right.bias || right.add)
+      for (long row = 0; row < here; row++)
+        for (int i = 0; i < WIDTH; i += LANES)
+          store(sums[row] + i, completed(load(sums[row] + i), right, i, to + row * out_stride));
+    finish(start, here, sums[0], WIDTH);
+    for (long row = 0; row < here; row++)
+      for (int i = 0; i < WIDTH; i += LANES)
+        store_part(to + row * out_stride + i, right.width - i, load(sums[row] + i));
+  }
+}
+
+template <class Scale, class Finish>
+void multiply_tiles(const TileProduct<Scale>& right, const RoundedRows& left, long rows, float* out, long out_stride,
+                    const Finish& finish) {
+  if (right.tiles() == 2)
+    multiply_all_rows<2>(right, left, rows, out, out_stride, finish);
+  else
+    multiply_all_rows<1>(right, left, rows, out, out_stride, finish);
 }
 
 }  // namespace
