@@ -70,17 +70,15 @@ inline void put_rows(uint16_t* right, const float* from, long stride, long count
 struct HalfTile {
   alignas(64) uint16_t values[TILE_STEPS * TILE_HALVES];
 
-  // Inputs [input, input + 32) of `count` outputs; `weights.read(output, input, v)` puts 16 inputs of 64 outputs into 64
-  // vectors, zeros for those that are not there.
+  // Inputs [input, input + 32) of `count` outputs; `weights.read(output, input, take)` calls `take(i, eight)` with 16 inputs of
+  // outputs i to i + 7 of 64, zeros for those that are not there.
   template <class Weights>
   void fill(const Weights& weights, long output, long count, long input) {
-    __m512 v[BLOCK];
     for (long block = 0; block < count; block += BLOCK)
-      for (int half = 0; half < TILE_OUTPUTS; half += 16) {
-        weights.read(output + block, input + half, v);
-        for (long pair = 0; pair < BLOCK / 2; pair++)
-          put_pair(values, block / 2 + pair, half, v[2 * pair], v[2 * pair + 1]);
-      }
+      for (int half = 0; half < TILE_OUTPUTS; half += 16)
+        weights.read(output + block, input + half, [&](long first, const __m512 eight[8]) {
+          for (int i = 0; i < 8; i += 2) put_pair(values, (block + first + i) / 2, half, eight[i], eight[i + 1]);
+        });
   }
 };
 
@@ -153,11 +151,16 @@ void multiply_all_halves(const uint16_t* right, const HalfRows& left, long rows,
 struct PlainColumns {
   const float* values;
   long begin, outputs, inputs;
-  void read(long output, long input, __m512* to) const {
+  template <class Take>
+  void read(long output, long input, const Take& take) const {
     const __mmask16 lanes = first_lanes(inputs - input);
-    for (long i = 0; i < BLOCK; i++) {
-      const long row = output + i - begin;
-      to[i] = row >= 0 && row < outputs ? _mm512_maskz_loadu_ps(lanes, values + row * inputs + input) : _mm512_setzero_ps();
+    for (long first = 0; first < BLOCK; first += 8) {
+      __m512 eight[8];
+      for (int i = 0; i < 8; i++) {
+        const long row = output + first + i - begin;
+        eight[i] = row >= 0 && row < outputs ? _mm512_maskz_loadu_ps(lanes, values + row * inputs + input) : _mm512_setzero_ps();
+      }
+      take(first, eight);
     }
   }
 };

@@ -59,12 +59,12 @@ struct Columns {
   const Int8Tiles& tiles;
   const long outputs = tiles.outputs;
 
-  void read(long output, long input, __m512* to) const {
+  template <class Take>
+  void read(long output, long input, const Take& take) const {
     for (long part = 0; part < BLOCK; part += 16) {
-      if (output + part < outputs)
-        read_sixteen(output + part, input, to + part);
-      else
-        std::fill_n(to + part, 16, _mm512_setzero_ps());
+      __m512 sixteen[16] = {};
+      if (output + part < outputs) read_sixteen(output + part, input, sixteen);
+      take(part, sixteen), take(part + 8, sixteen + 8);
     }
   }
 
@@ -101,19 +101,21 @@ struct Columns {
   }
 };
 
-// Blocks of rows; `from(row, column)` are sixteen numbers.
+// A block of turned numbers, of which `from(i)` are sixteen from number i on.
 template <class From>
-void turn_back(const From& from, long blocks, float* out, long out_stride, long rows, long columns, int threads) {
+void turn_back(const From& from, float* to, long columns) {
+  __m512 v[4];
+  for (int i = 0; i < 4; i++) v[i] = from(16 * i);
+  hadamard(v);
+  for (int i = 0; i < 4; i++) store_part(to + 16 * i, columns - 16 * i, (Vec)_mm512_mul_ps(v[i], _mm512_set1_ps(0.125f)));
+}
+
+// The same of rows, of which `from(row, column)` are sixteen.
+template <class From>
+void turn_rows_back(const From& from, long blocks, float* out, long out_stride, long rows, long columns, int threads) {
   in_parallel(rows * blocks, threads, [&](long place) {
     const long row = place / blocks, first = place % blocks * BLOCK;
-    __m512 v[4];
-    for (int i = 0; i < 4; i++) v[i] = from(row, first + 16 * i);
-    hadamard(v);
-    float* to = out + row * out_stride + first;
-    for (int i = 0; i < 4; i++) {
-      const long left = std::clamp(columns - first - 16 * i, 0L, 16L);
-      _mm512_mask_storeu_ps(to + 16 * i, __mmask16((1u << left) - 1), _mm512_mul_ps(v[i], _mm512_set1_ps(0.125f)));
-    }
+    turn_back([&](long i) { return from(row, first + i); }, out + row * out_stride + first, columns - first);
   });
 }
 
@@ -129,15 +131,21 @@ void int8_straight_product(const Int8Tiles& weights, const float* grad, long gra
     const ColumnTiles turned{static_cast<float*>(scratch), rows, width / TILE_OUTPUTS};
     adapted_product_in_halves(Columns{weights}, grad, grad_stride, turned, adapter, true, turned.end(), threads);
     const auto from = [&](long row, long column) { return turned.sixteen(row, column); };
-    return turn_back(from, weights.blocks, out, out_stride, rows, inputs, threads);
+    return turn_rows_back(from, weights.blocks, out, out_stride, rows, inputs, threads);
   }
 #endif
   const RoundedRows left(scratch, rows, blocks, 1);
-  float* turned = left.end(rows);
   round_rows(grad, grad_stride, rows, weights.outputs, Order::TURNED, left, threads);
-  multiply_transposed(Columns{weights}, left, turned, width, rows, width, threads);
+  if (width == inputs) {  // each two tiles are a block, turned back where they are
+    const auto finish = [](long some, float* to, long stride) {
+      for (; some > 0; some--, to += stride) turn_back([&](long i) { return _mm512_loadu_ps(to + i); }, to, BLOCK);
+    };
+    return multiply_transposed(Columns{weights}, left, out, out_stride, rows, width, finish, threads);
+  }
+  float* turned = left.end(rows);
+  multiply_transposed(Columns{weights}, left, turned, width, rows, width, [](long, float*, long) {}, threads);
   const auto from = [&](long row, long column) { return _mm512_loadu_ps(turned + row * width + column); };
-  turn_back(from, weights.blocks, out, out_stride, rows, inputs, threads);
+  turn_rows_back(from, weights.blocks, out, out_stride, rows, inputs, threads);
 }
 
 #else

@@ -142,8 +142,14 @@ struct Columns {
   const long outputs = rows.outputs;
   const __m512 code = _mm512_loadu_ps(rows.code);
 
-  void read(long output, long input, __m512* to) const {
-    for (long i = 0; i < BLOCK; i++) to[i] = output + i < outputs ? sixteen(output + i, input) : _mm512_setzero_ps();
+  template <class Take>
+  void read(long output, long input, const Take& take) const {
+    for (long first = 0; first < BLOCK; first += 8) {
+      __m512 eight[8];
+      for (int i = 0; i < 8; i++)
+        eight[i] = output + first + i < outputs ? sixteen(output + first + i, input) : _mm512_setzero_ps();
+      take(first, eight);
+    }
   }
 
   // Asks for an eighth of what 32 outputs have for 32 inputs, if that begins a line; `line` is even, up to 14.
@@ -180,7 +186,7 @@ void nf4_straight_product(const NF4Rows& weights, const float* grad, long grad_s
 #endif
   const RoundedRows left(scratch, rows, blocks_of(weights.outputs), 1);
   round_rows(grad, grad_stride, rows, weights.outputs, Order::TURNED, left, threads);
-  multiply_transposed(Columns{weights}, left, out, out_stride, rows, weights.inputs, threads);
+  multiply_transposed(Columns{weights}, left, out, out_stride, rows, weights.inputs, [](long, float*, long) {}, threads);
 }
 
 #else

@@ -8,26 +8,18 @@
 
 namespace {
 
-// Turns 64 numbers that lie at the same place of 64 vectors, eight times as large as the orthogonal matrix makes them.
-inline void hadamard_across(__m512* v) {
-  for (int stride : {1, 8})
-    for (int i = 0; i < BLOCK; i += 8) {
-      __m512* first = stride == 1 ? v + i : v + i / 8;
-      __m512 eight[8];
-#pragma GCC unroll 8
-      for (int k = 0; k < 8; k++) eight[k] = first[k * stride];
+// Turns eight numbers that lie at the same place of eight vectors.
+inline void hadamard_of_eight(__m512 v[8]) {
 #pragma GCC unroll 3
-      for (int step = 1; step < 8; step *= 2)
+  for (int step = 1; step < 8; step *= 2)
 #pragma GCC unroll 8
-        for (int k = 0; k < 8; k++)
-          if (!(k & step)) add_and_subtract(eight[k], eight[k + step]);
-#pragma GCC unroll 8
-      for (int k = 0; k < 8; k++) first[k * stride] = eight[k];
-    }
+    for (int i = 0; i < 8; i++)
+      if (!(i & step)) add_and_subtract(v[i], v[i + step]);
 }
 
-// Tiles of W', of blocks of 64 outputs, turned and rounded along the outputs. `weights.read(output, input, v)` puts 16 inputs of 64
-// outputs into 64 vectors; outputs that are not there are zeros.
+// Tiles of W', of blocks of 64 outputs, turned and rounded along the outputs. `weights.read(output, input, take)` calls
+// `take(i, eight)` with 16 inputs of outputs i to i + 7 of 64, zeros for those that are not there; `weights.fetch` asks for what
+// 32 outputs have for 32 inputs.
 struct TransposedTiles : MadeTiles<uint16_t> {
   // Tile `number`: 32 inputs from `input`, blocks from `output`.
   template <class Weights>
@@ -35,16 +27,36 @@ struct TransposedTiles : MadeTiles<uint16_t> {
     __m512 v[BLOCK];
     for (long block = 0; block < blocks; block++)
       for (int half = 0; half < TILE_OUTPUTS; half += 16) {
-        weights.read(output + block * BLOCK, input + half, v);
-        hadamard_across(v);
-        round(v, number, block, half);
+        for (int line = 0; line < 16; line += 2) weights.fetch(output + (block + 1) * BLOCK + 2 * half, input, line);
+        weights.read(output + block * BLOCK, input + half, [&](long first, __m512 eight[8]) {
+          hadamard_of_eight(eight);
+          for (int i = 0; i < 8; i++) v[first + i] = eight[i];
+        });
+        round(v, largest_turned(v), number, block, half);
       }
   }
 
-  // 16 inputs from `place` on, a lane each.
-  void round(const __m512* v, int number, long block, int place) {
+  // Turns 64 vectors, eight times as large as the orthogonal matrix makes them, whose eights have been turned among themselves; and
+  // finds the largest magnitude of each lane.
+  static __m512 largest_turned(__m512* v) {
+    constexpr int LARGER_MAGNITUDE = 0b1011;
     __m512 most = _mm512_setzero_ps();
-    for (int i = 0; i < BLOCK; i++) most = _mm512_max_ps(most, _mm512_abs_ps(v[i]));
+    for (int place = 0; place < 8; place++) {
+      __m512 eight[8];
+#pragma GCC unroll 8
+      for (int i = 0; i < 8; i++) eight[i] = v[8 * i + place];
+      hadamard_of_eight(eight);
+#pragma GCC unroll 8
+      for (int i = 0; i < 8; i++) {
+        most = _mm512_range_ps(most, eight[i], LARGER_MAGNITUDE);
+        v[8 * i + place] = eight[i];
+      }
+    }
+    return most;
+  }
+
+  // 16 inputs from `place` on, a lane each.
+  void round(const __m512* v, __m512 most, int number, long block, int place) {
     // The next bf16 number that is not smaller.
     const __m512i bits = _mm512_castps_si512(_mm512_mul_ps(most, _mm512_set1_ps(1.0f / (127.0f * 8.0f))));
     const __m512i above = _mm512_srli_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0xFFFF)), 16);
@@ -65,10 +77,11 @@ struct TransposedTiles : MadeTiles<uint16_t> {
   }
 };
 
-// out[rows, width] = g W from rounded rows of g: tiles of W' are made for as many rows as there are.
-template <class Weights>
+// out[rows, width] = g W from rounded rows of g, of whole blocks of inputs: tiles of W' are made for as many rows as there are.
+// `finish(rows, out, out_stride)` gets some rows of a block of them when they are complete.
+template <class Weights, class Finish>
 void multiply_transposed(const Weights& weights, const RoundedRows& left, float* out, long out_stride, long rows, long width,
-                         int threads) {
+                         const Finish& finish, int threads) {
   const long blocks = blocks_of(weights.outputs);
   by_workers(threads, [&](const Worker& worker) {
     const std::unique_ptr<TransposedTiles> made(new TransposedTiles);
@@ -76,12 +89,14 @@ void multiply_transposed(const Weights& weights, const RoundedRows& left, float*
     // Blocks of g that stay in the cache meet all tiles before the next ones come.
     for (long block = 0; block < blocks; block += TransposedTiles::BLOCKS) {
       const long depth = std::min(TransposedTiles::BLOCKS, blocks - block);
-      each_two_tiles(worker, 1, width / TILE_OUTPUTS, [&](long, long tile, long count) {
-        const long input = tile * TILE_OUTPUTS;
-        for (int i = 0; i < count; i++) made->fill(i, weights, input + i * TILE_OUTPUTS, block * BLOCK, depth);
+      worker.each(width / BLOCK, [&](long number) {
+        const long input = number * BLOCK;
+        for (int i = 0; i < 2; i++) made->fill(i, weights, input + i * TILE_OUTPUTS, block * BLOCK, depth);
         const TileProduct<uint16_t> right{made->values[0], made->scales[0], depth, 1, TransposedTiles::BLOCKS,
-                                          nullptr, int(count * TILE_OUTPUTS), block > 0, nullptr};
-        multiply(right, left.at(0, block), rows, out + input, out_stride, [](long, long, float*, long) {});
+                                          nullptr, BLOCK, block > 0, nullptr};
+        multiply(right, left.at(0, block), rows, out + input, out_stride, [&](long, long some, float* to, long stride) {
+          if (block + depth == blocks) finish(some, to, stride);
+        });
       });
     }
   });

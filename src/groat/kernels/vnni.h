@@ -24,7 +24,7 @@ inline void add_products(__m512i& sums, __m512i weights, __m512i four) {
 }
 
 // sums[ROWS][TILES * TILE_OUTPUTS] += ROWS rows of a sixteen times TILES tiles: of these the blocks from `block` on that share a
-// scale. `left` begins with that row and block.
+// scale. With block 0 the sums begin. `left` begins with that row and block.
 template <int ROWS, int TILES, class Scale>
 __attribute__((noinline)) void multiply_rows(const TileProduct<Scale>& right, const RoundedRows& left, long block,
                                              float* sums) {
@@ -54,6 +54,7 @@ __attribute__((noinline)) void multiply_rows(const TileProduct<Scale>& right, co
     }
   }
   const Scale* scales = right.scales + block / right.scaled * TILE_OUTPUTS;
+  const __mmask16 begun = block ? 0xFFFF : 0;
   __m512 factors[VECTORS];
 #pragma GCC unroll 4
   for (int i = 0; i < VECTORS; i++) factors[i] = scales_of(scales + i / 2 * right.scales_apart() + i % 2 * 16);
@@ -64,7 +65,7 @@ __attribute__((noinline)) void multiply_rows(const TileProduct<Scale>& right, co
     for (int i = 0; i < VECTORS; i++) {
       float* sum = sums + row * TILES * TILE_OUTPUTS + i * 16;
       _mm512_store_ps(sum, _mm512_fmadd_ps(_mm512_cvtepi32_ps(wholes[row][i]), _mm512_mul_ps(factors[i], scale),
-                                           _mm512_load_ps(sum)));
+                                           _mm512_maskz_load_ps(begun, sum)));
     }
   }
 }
@@ -89,7 +90,6 @@ void multiply_all_rows(TileProduct<Scale> right, const RoundedRows& left, long r
   alignas(64) float sums[ROWS_WITH_SUMS][WIDTH];
   for (long start = 0; start < rows; start += ROWS_WITH_SUMS, right.next = nullptr) {
     const long here = std::min(ROWS_WITH_SUMS, rows - start);
-    std::fill_n(sums[0], here * WIDTH, 0.0f);
     for (long block = 0; block < right.blocks; block += right.scaled) {
       TileProduct<Scale> once = right;  // the first rows ask for the next values
       each_few_rows<ROWS_AT_ONCE>(here, [&](long row, long size) {
