@@ -58,28 +58,31 @@ __attribute__((always_inline)) inline void fetch_adapter(const Adapter& adapter,
   }
 }
 
-// To `rows` rows of outputs [first, first + width), a tile of them after the other; `out` is the first of them.
-inline void add_adapter(const Adapter& adapter, long first, int width, long row, long rows, float* out,
-                        long out_stride) {
+// To `rows` rows of outputs [first, first + width), which lie in one tile; `out` is the first of them.
+inline void add_to_tile(const Adapter& adapter, long first, int width, long row, long rows, float* out, long out_stride) {
   alignas(64) float b[DEPTH_AT_ONCE * TILE_OUTPUTS];
-  for (; width > 0; width -= TILE_OUTPUTS, first += TILE_OUTPUTS, out += TILE_OUTPUTS) {
-    const int here = std::min(width, TILE_OUTPUTS);
-    const long stride = adapter.parts * adapter.rank;
-    for (long part = 0, begin = 0; part < adapter.parts; begin += adapter.sizes[part++]) {
-      if (begin >= first + here || begin + adapter.sizes[part] <= first) continue;
-      for (long from = 0; from < adapter.rank; from += DEPTH_AT_ONCE) {
-        const int depth = int(std::min(long(DEPTH_AT_ONCE), adapter.rank - from));
-        pack_b(adapter.bs[part], adapter.rank, begin, adapter.sizes[part], first, from, depth, b);
-        const float* down = adapter.down + row * stride + part * adapter.rank + from;
-        long i = 0;
-        for (; i + ADAPTED_ROWS <= rows; i += ADAPTED_ROWS)
-          add_rows<ADAPTED_ROWS>(b, down + i * stride, stride, depth, adapter.alpha, here, out + i * out_stride,
-                                 out_stride);
-        for (; i < rows; i++)
-          add_rows<1>(b, down + i * stride, stride, depth, adapter.alpha, here, out + i * out_stride, out_stride);
-      }
+  const long stride = adapter.parts * adapter.rank;
+  for (long part = 0, begin = 0; part < adapter.parts; begin += adapter.sizes[part++]) {
+    if (begin >= first + width || begin + adapter.sizes[part] <= first) continue;
+    for (long from = 0; from < adapter.rank; from += DEPTH_AT_ONCE) {
+      const int depth = int(std::min(long(DEPTH_AT_ONCE), adapter.rank - from));
+      pack_b(adapter.bs[part], adapter.rank, begin, adapter.sizes[part], first, from, depth, b);
+      const float* down = adapter.down + row * stride + part * adapter.rank + from;
+      long i = 0;
+      for (; i + ADAPTED_ROWS <= rows; i += ADAPTED_ROWS)
+        add_rows<ADAPTED_ROWS>(b, down + i * stride, stride, depth, adapter.alpha, width, out + i * out_stride,
+                               out_stride);
+      for (; i < rows; i++)
+        add_rows<1>(b, down + i * stride, stride, depth, adapter.alpha, width, out + i * out_stride, out_stride);
     }
   }
+}
+
+// The same of outputs that lie in one tile or more, the first of which begins with them.
+inline void add_adapter(const Adapter& adapter, long first, int width, long row, long rows, float* out,
+                        long out_stride) {
+  for (int begun = 0; begun < width; begun += TILE_OUTPUTS)
+    add_to_tile(adapter, first + begun, std::min(TILE_OUTPUTS, width - begun), row, rows, out + begun, out_stride);
 }
 
 }  // namespace

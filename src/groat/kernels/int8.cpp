@@ -62,8 +62,11 @@ struct Columns {
   template <class Take>
   void read(long output, long input, const Take& take) const {
     for (long part = 0; part < BLOCK; part += 16) {
-      __m512 sixteen[16] = {};
-      if (output + part < outputs) read_sixteen(output + part, input, sixteen);
+      __m512 sixteen[16];
+      if (output + part < outputs)
+        read_sixteen(output + part, input, sixteen);
+      else
+        std::fill_n(sixteen, 16, _mm512_setzero_ps());
       take(part, sixteen), take(part + 8, sixteen + 8);
     }
   }

@@ -163,11 +163,11 @@ void multiply_straight(const Weights& weights, const float* grad, long grad_stri
   by_workers(threads, [&](const Worker& worker) {
     worker.each(rows, [&](long row) { product.find_largest(row); });
     worker.wait();
-    const auto cut = [&](long whole, long number) { return whole * number / worker.count; };
+    const long panels = product.panels();
     if (by_rows)
-      product.multiply(cut(rows, worker.number), cut(rows, worker.number + 1), 0, product.panels());
+      product.multiply(worker.begin(rows), worker.end(rows), 0, panels);
     else
-      product.multiply(0, rows, cut(product.panels(), worker.number), cut(product.panels(), worker.number + 1));
+      product.multiply(0, rows, worker.begin(panels), worker.end(panels));
   });
 }
 

@@ -38,14 +38,17 @@ struct RoundedRows {
   }
 };
 
+// Where part `part` of `parts` equal ones begins.
+inline long cut(long whole, long part, long parts) { return whole * part / parts; }
+
 // Calls with the first of MOST rows at most and their number, all of one sixteen, as evenly as it goes.
 template <long MOST, class Act>
 inline void each_few_rows(long rows, const Act& act) {
   for (long row = 0; row < rows; row += SIXTEEN) {
     const long present = std::min(SIXTEEN, rows - row), parts = (present + MOST - 1) / MOST;
     for (long part = 0; part < parts; part++) {
-      const long first = present * part / parts;
-      act(row + first, present * (part + 1) / parts - first);
+      const long first = cut(present, part, parts);
+      act(row + first, cut(present, part + 1, parts) - first);
     }
   }
 }
@@ -53,6 +56,13 @@ inline void each_few_rows(long rows, const Act& act) {
 // How a block lies beside the weights it meets: turned as int8's are, or its even and odd numbers apart, by eights, as
 // NF4's pairs come out of their bytes.
 enum class Order { TURNED, PAIRED };
+
+// Asks for a piece of weights: into the second cache, as the first is full.
+template <int BYTES>
+inline void prefetch_weights(const uint8_t* from) {
+#pragma GCC unroll 32
+  for (int i = 0; i < BYTES; i += 64) __builtin_prefetch(from + i, 0, 2);
+}
 
 // One tile or two side by side, and where their product goes: `width` outputs are stored, or added to what is there. Scales
 // are bf16 or fp32.
@@ -81,12 +91,9 @@ struct TileProduct {
   }
 
   // Asks for a quarter of the next values that lie where block `block` of these does: few at a time, as few can be under
-  // way; into the second cache, as the first is full.
+  // way.
   void prefetch(long block, int quarter) const {
-    if (!next) return;
-    const uint8_t* from = next + block * BLOCK_BYTES + quarter * (BLOCK_BYTES / 4);
-#pragma GCC unroll 8
-    for (int i = 0; i < BLOCK_BYTES / 4; i += 64) __builtin_prefetch(from + i, 0, 2);
+    if (next) prefetch_weights<BLOCK_BYTES / 4>(next + block * BLOCK_BYTES + quarter * (BLOCK_BYTES / 4));
   }
 };
 

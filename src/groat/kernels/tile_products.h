@@ -13,9 +13,6 @@
 
 namespace {
 
-// Where part `part` of `parts` equal ones begins.
-inline long cut(long whole, long part, long parts) { return whole * part / parts; }
-
 // out[rows, width] = rows times the tiles, by matrix tiles where there are any. `finish(row, rows, out, out_stride)` is called once
 // for all rows, some of them at a time, and adds to what is theirs, wherever that lies then.
 template <class Scale, class Finish>
@@ -35,8 +32,8 @@ void multiply(const TileProduct<Scale>& right, const RoundedRows& left, long row
 // Calls with the first of one or two tiles side by side and their number, of a worker's share of `rounds` times all `tiles`.
 template <class Act>
 void each_two_tiles(const Worker& worker, long rounds, long tiles, const Act& act) {
-  const long end = cut(rounds * tiles, worker.number + 1, worker.count);
-  for (long task = cut(rounds * tiles, worker.number, worker.count), count; task < end; task += count) {
+  const long end = worker.end(rounds * tiles);
+  for (long task = worker.begin(rounds * tiles), count; task < end; task += count) {
     count = std::min({2L, end - task, tiles - task % tiles});
     act(task / tiles, task % tiles, count);
   }

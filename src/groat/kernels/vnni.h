@@ -11,12 +11,6 @@ namespace {
 
 constexpr int ROWS_AT_ONCE = 6;  // their sums of four vectors of outputs in int32 fill the registers
 
-// Into the second cache, as the first is full.
-inline void prefetch_block(const uint8_t* from) {
-#pragma GCC unroll 32
-  for (int i = 0; i < BLOCK_BYTES; i += 64) __builtin_prefetch(from + i, 0, 2);
-}
-
 // Four bytes of a row times four of each of 16 outputs. Written out because compilers otherwise move many of them together,
 // and have no registers for what they multiply.
 inline void add_products(__m512i& sums, __m512i weights, __m512i four) {
@@ -38,7 +32,7 @@ __attribute__((noinline)) void multiply_rows(const TileProduct<Scale>& right, co
   const int8_t* values = left.values;
   const uint8_t* tile = right.values + block * BLOCK_BYTES;
   for (long number = block; number < end; number++, tile += BLOCK_BYTES, values += SIXTEEN * BLOCK) {
-    for (int i = 0; right.next && i < TILES; i++) prefetch_block(right.next + i * apart + number * BLOCK_BYTES);
+    for (int i = 0; right.next && i < TILES; i++) prefetch_weights<BLOCK_BYTES>(right.next + i * apart + number * BLOCK_BYTES);
 #pragma GCC unroll 16
     for (int group = 0; group < BLOCK / GROUP; group++) {
       __m512i weights[VECTORS];

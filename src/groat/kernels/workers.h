@@ -37,11 +37,14 @@ struct Worker {
     if (count > 1) meeting->wait(count);
   }
 
-  // Calls with each number of its share of [0, all), ascending.
+  // Its share of [0, all).
+  long begin(long all) const { return all * number / count; }
+  long end(long all) const { return all * (number + 1) / count; }
+
+  // Calls with each number of its share, ascending.
   template <class Act>
   void each(long all, const Act& act) const {
-    const long end = all * (number + 1) / count;
-    for (long i = all * number / count; i < end; i++) act(i);
+    for (long i = begin(all); i < end(all); i++) act(i);
   }
 };
 
