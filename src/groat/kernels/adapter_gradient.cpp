@@ -10,61 +10,86 @@
 
 namespace {
 
-// out[height, width] = left[rows, height]' right[rows, width], or turned and times alpha.
-template <class Strips>
-void outer(const Strips& for_each_strip, const Rows& left, const Rows& right, long rows, long height, long width,
-           float* out, int threads) {
-  const auto take = [&](long first, long count, const float* sums) {
-    for (long i = 0; i < height; i++) std::copy_n(sums + i * Strips::WIDTH, count, out + i * width + first);
-  };
-  for_each_strip(left, right, rows, height, width, take, threads);
-}
+// In fp32, some rows at a time.
+class FloatGradients {
+ public:
+  FloatGradients(const AdapterBackward& adapter, long rows, int threads)
+      : adapter(adapter), rank(adapter.rank), downs(adapter.parts * rank), rows(rows), threads(threads) {}
 
-template <class Strips>
-void outer_turned(const Strips& for_each_strip, const Rows& left, const Rows& right, long rows, long height, long width,
-                  float alpha, float* out, int threads) {
-  const auto take = [&](long first, long count, const float* sums) {
-    for (long column = 0; column < count; column++)
-      for (long i = 0; i < height; i++) out[(first + column) * height + i] = alpha * sums[i * Strips::WIDTH + column];
-  };
-  for_each_strip(left, right, rows, height, width, take, threads);
-}
+  // Of so many rows from one on.
+  void find_grad_down(const Rows& grad, long start, long count) const {
+    each_part([&](long part, long first, long size) {
+      multiply_thin({grad[start] + first, grad.stride}, {adapter.bs[part], rank}, count, rank, size, adapter.alpha,
+                    {adapter.grad_down + start * downs + part * rank, downs, false}, threads);
+    });
+  }
 
-struct InFloats {
-  static constexpr long WIDTH = STRIP;
-  template <class... Given>
-  void operator()(const Given&... given) const {
-    for_each_outer_strip(given...);
+  // grad_down, and the gradients of the B's.
+  void of_outputs(const Rows& grad, const float* down, float* const* grad_bs) const {
+    std::vector<OuterProduct> products;
+    each_part([&](long, long, long size) { products.emplace_back(rank, size); });
+    const long most = rows_at_once(grad.stride);
+    for (long start = 0; start < rows; start += most) {
+      const long count = std::min(most, rows - start);
+      find_grad_down(grad, start, count);
+      each_part([&](long part, long first, long) {
+        products[part].add({down + start * downs + part * rank, downs}, {grad[start] + first, grad.stride}, count, threads);
+      });
+    }
+    each_part([&](long part, long, long size) {
+      for (long i = 0; i < size; i++)
+        for (long j = 0; j < rank; j++) grad_bs[part][i * rank + j] = adapter.alpha * products[part].at(j, i);
+    });
+  }
+
+  // grad_x, unless it is null, has what comes through A added; and the gradient of A.
+  void of_inputs(const float* x, float* grad_x, float* grad_a) const {
+    const long inputs = adapter.inputs, most = rows_at_once(2 * inputs);
+    OuterProduct product(downs, inputs);
+    for (long start = 0; start < rows; start += most) {
+      const long count = std::min(most, rows - start);
+      const Rows grads{adapter.grad_down + start * downs, downs};
+      if (grad_x)
+        multiply_thin(grads, {adapter.a, inputs}, count, inputs, downs, 1.0f, {grad_x + start * inputs, inputs, true}, threads);
+      product.add(grads, {x + start * inputs, inputs}, count, threads);
+    }
+    for (long i = 0; i < downs; i++)
+      for (long j = 0; j < inputs; j++) grad_a[i * inputs + j] = product.at(i, j);
+  }
+
+ private:
+  const AdapterBackward& adapter;
+  const long rank, downs, rows;
+  const int threads;
+
+  // Calls with each part, its first output and their number.
+  template <class Act>
+  void each_part(const Act& act) const {
+    for (long part = 0, first = 0; part < adapter.parts; first += adapter.sizes[part++]) act(part, first, adapter.sizes[part]);
   }
 };
 
 #if defined(MULTIPLIES_IN_BFLOAT16)
-struct InHalves {
-  static constexpr long WIDTH = TILE_OUTPUTS;
-  template <class... Given>
-  void operator()(const Given&... given) const {
-    for_each_outer_strip_in_halves(given...);
-  }
-};
-#endif
-
-// Of A and the B's, given grad_down, that of x A'.
-template <class Strips>
-void pair_gradients(const Strips& strips, const AdapterBackward& adapter, const Rows& grad, const float* x,
-                    const float* down, float* grad_a, float* const* grad_bs, long rows, int threads) {
-  const long downs = adapter.parts * adapter.rank;
-  for (long part = 0, first = 0; part < adapter.parts; first += adapter.sizes[part++])
-    outer_turned(strips, {down + part * adapter.rank, downs}, {grad.first + first, grad.stride}, rows, adapter.rank,
-                 adapter.sizes[part], adapter.alpha, grad_bs[part], threads);
-  outer(strips, {adapter.grad_down, downs}, {x, adapter.inputs}, rows, downs, adapter.inputs, grad_a, threads);
-}
-
-void grad_down_in_floats(const AdapterBackward& adapter, const Rows& grad, long rows, int threads) {
+// Of A and the B's in bf16, given grad_down.
+void gradients_in_halves(const AdapterBackward& adapter, const Rows& grad, const float* x, const float* down, float* grad_a,
+                         float* const* grad_bs, long rows, int threads) {
   const long rank = adapter.rank, downs = adapter.parts * rank;
-  for (long part = 0, first = 0; part < adapter.parts; first += adapter.sizes[part++])
-    multiply_thin({grad.first + first, grad.stride}, {adapter.bs[part], rank}, rows, rank, adapter.sizes[part],
-                  adapter.alpha, {adapter.grad_down + part * rank, downs, false}, threads);
+  for (long part = 0, first = 0; part < adapter.parts; first += adapter.sizes[part++]) {
+    const auto turn_out = [&](long from, long count, const float* sums) {
+      for (long column = 0; column < count; column++)
+        for (long i = 0; i < rank; i++)
+          grad_bs[part][(from + column) * rank + i] = adapter.alpha * sums[i * TILE_OUTPUTS + column];
+    };
+    for_each_outer_strip_in_halves({down + part * rank, downs}, {grad.first + first, grad.stride}, rows, rank,
+                                   adapter.sizes[part], turn_out, threads);
+  }
+  const auto copy_out = [&](long from, long count, const float* sums) {
+    for (long i = 0; i < downs; i++) std::copy_n(sums + i * TILE_OUTPUTS, count, grad_a + i * adapter.inputs + from);
+  };
+  for_each_outer_strip_in_halves({adapter.grad_down, downs}, {x, adapter.inputs}, rows, downs, adapter.inputs, copy_out,
+                                 threads);
 }
+#endif
 
 }  // namespace
 
@@ -77,23 +102,20 @@ void groat_adapted_gradient(const MatrixView* view, const float* grad, const flo
                             const float* const* bs, const int64_t* sizes, long parts, long rank, float alpha,
                             float* grad_x, float* grad_down, float* grad_a, float* const* grad_bs, long rows,
                             void* scratch, int threads) {
-  const long outputs = view->rows, inputs = view->columns, downs = parts * rank;
+  const long outputs = view->rows, inputs = view->columns;
   const AdapterBackward adapter{a, bs, sizes, parts, rank, inputs, alpha, grad_down};
   const Rows grad_rows{grad, outputs};
-  const bool in_halves = gradients_are_in_bfloat16(*view);
-  if (grad_x && in_halves) {
-    straight_product_with_adapter(*view, grad, grad_x, rows, adapter, scratch, threads);
-  } else {
-    grad_down_in_floats(adapter, grad_rows, rows, threads);
-    if (grad_x) {
-      groat_product(view, 0, grad, outputs, grad_x, inputs, rows, nullptr, scratch, threads);
-      multiply_thin({grad_down, downs}, {a, inputs}, rows, inputs, downs, 1.0f, {grad_x, inputs, true}, threads);
-    }
-  }
 #if defined(MULTIPLIES_IN_BFLOAT16)
-  if (in_halves) return pair_gradients(InHalves{}, adapter, grad_rows, x, down, grad_a, grad_bs, rows, threads);
+  if (gradients_are_in_bfloat16(*view)) {
+    if (grad_x) straight_product_with_adapter(*view, grad, grad_x, rows, adapter, scratch, threads);
+    else FloatGradients(adapter, rows, threads).find_grad_down(grad_rows, 0, rows);
+    return gradients_in_halves(adapter, grad_rows, x, down, grad_a, grad_bs, rows, threads);
+  }
 #endif
-  pair_gradients(InFloats{}, adapter, grad_rows, x, down, grad_a, grad_bs, rows, threads);
+  const FloatGradients gradients(adapter, rows, threads);
+  gradients.of_outputs(grad_rows, down, grad_bs);
+  if (grad_x) groat_product(view, 0, grad, outputs, grad_x, inputs, rows, nullptr, scratch, threads);
+  gradients.of_inputs(x, grad_x, grad_a);
 }
 
 }  // extern "C"

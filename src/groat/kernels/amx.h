@@ -58,7 +58,7 @@ class Strip {
   Strip(const TileProduct<Scale>& right, const RoundedRows& left)
       : right_(right), sixteens_{left, left.at(SIXTEEN * (SIXTEENS - 1), 0)} {
     for (auto& row : sums_) _mm512_store_ps(row, _mm512_setzero_ps()), _mm512_store_ps(row + 16, _mm512_setzero_ps());
-    const long count = (right.blocks + right.scaled - 1) / right.scaled;
+    const long count = num_scales(right.blocks, right.scaled);
     multiply_first_half(0), multiply_second_half(0);
     if (has_other(0)) add_first_half(1), add_second_half(1);
     store_first_half(0), store_second_half(0);

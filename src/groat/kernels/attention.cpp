@@ -5,7 +5,7 @@
 // has the attention, bit for bit, that it has in the learner's trees. Products in int8 need that: rounding turns the
 // smallest difference into a step.
 
-#include "attention_tiles.h"
+#include "attention_int8.h"
 #include "workers.h"
 
 #if defined(__AVX__)
@@ -248,7 +248,10 @@ void groat_attend(const float* queries, float* out, float* lse, const Span* span
   const auto attend_in_any_way = [&](auto attend) { attend(shape, queries, out, lse, spans, num_spans, runs, threads); };
   if (!runs->key_scales) return attend_in_any_way(attend<Running<float>>);
 #if GROAT_ATTENDS_BY_TILES
-  if (tiles_attend(shape)) return attend_in_any_way(attend<TileRunning>);
+  if (attends_in_digits(shape) && tiles_are_allowed()) return attend_in_any_way(attend<DigitRunning<TileDigits>>);
+#endif
+#if GROAT_ATTENDS_IN_DIGITS
+  if (attends_in_digits(shape)) return attend_in_any_way(attend<DigitRunning<VnniDigits>>);
 #endif
   attend_in_any_way(attend<Running<int8_t>>);
 }

@@ -50,7 +50,7 @@ void groat_swiglu(const float* gate_up, float* out, long rows, long size, int th
     long i = 0;
     for (; i + LANES <= size; i += LANES) {
       const Vec g = load(gate + i);
-      store(to + i, g / (1.0f + exponential(-g)) * load(up + i));
+      store(to + i, g * sigmoid(g) * load(up + i));
     }
     for (; i < size; i++) to[i] = gate[i] / (1.0f + std::exp(-gate[i])) * up[i];
   });
@@ -62,14 +62,14 @@ void groat_swiglu_backward(const float* grad, const float* gate_up, float* out, 
     float *to_gate = out + row * 2 * size, *to_up = to_gate + size;
     long i = 0;
     for (; i + LANES <= size; i += LANES) {
-      const Vec x = load(gate + i), sigmoid = 1.0f / (1.0f + exponential(-x)), here = load(g + i);
-      store(to_up + i, here * x * sigmoid);
-      store(to_gate + i, here * load(up + i) * sigmoid * (1.0f + x * (1.0f - sigmoid)));
+      const Vec x = load(gate + i), share = sigmoid(x), here = load(g + i);
+      store(to_up + i, here * x * share);
+      store(to_gate + i, here * load(up + i) * share * (1.0f + x * (1.0f - share)));
     }
     for (; i < size; i++) {
-      const float sigmoid = 1.0f / (1.0f + std::exp(-gate[i]));
-      to_up[i] = g[i] * gate[i] * sigmoid;
-      to_gate[i] = g[i] * up[i] * sigmoid * (1.0f + gate[i] * (1.0f - sigmoid));
+      const float share = 1.0f / (1.0f + std::exp(-gate[i]));
+      to_up[i] = g[i] * gate[i] * share;
+      to_gate[i] = g[i] * up[i] * share * (1.0f + gate[i] * (1.0f - share));
     }
   });
 }

@@ -11,26 +11,40 @@ constexpr int KEYS = 64;  // of a block
 // What the next task will read of its own tokens, asked for little by little while this one computes: evenly, since the
 // CPU has few requests under way at a time, and more hold up what it computes. In four places at once, because the CPU goes
 // on reading from each of them by itself.
-struct Ahead {
-  static constexpr long LINE = 64, MOST = 1 << 17;  // so many bytes of keys and of values wait in the second cache
-  const char* places[4] = {};
-  long lines_left = 0;  // in each place
-
+class Ahead {
+ public:
   Ahead() = default;
   Ahead(const Run& run, long kv_head, long size, long number_bytes) {
     if (run.token_stride != size) return;
-    lines_left = std::min(run.count * size * number_bytes, MOST) / LINE / 2;
-    const long skipped = kv_head * run.head_stride * number_bytes;
-    places[0] = static_cast<const char*>(run.keys) + skipped, places[1] = static_cast<const char*>(run.values) + skipped;
-    places[2] = places[0] + lines_left * LINE, places[3] = places[1] + lines_left * LINE;
+    const long half = std::min(run.count * size * number_bytes, MOST) / 2 / LINE;
+    const long skipped = kv_head * run.head_stride;
+    const char* both[2] = {static_cast<const char*>(run.keys), static_cast<const char*>(run.values)};
+    for (int i = 0; i < 2; i++) {
+      const char* begin = both[i] + skipped * number_bytes;
+      places[i] = begin + half * LINE, places[i + 2] = begin + 2 * half * LINE;
+    }
+    if (run.key_scales) {
+      const long count = 2 * half * LINE / size;
+      scales[0] = run.key_scales + skipped / size + count, scales[1] = run.value_scales + skipped / size + count;
+    }
+    head = size, ahead = -half;
   }
+
   void fetch(long lines) {
-    if (!lines_left) return;
-    lines = std::min(lines, lines_left);
-    for (const char*& place : places)
-      for (long line = 0; line < lines; line++, place += LINE) __builtin_prefetch(place, 0, 2);
-    lines_left -= lines;
+    const long end = std::min(0L, ahead + lines);
+    for (; ahead < end; ahead++) {
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; i++) __builtin_prefetch(places[i] + ahead * LINE, 0, 2);
+      if (scales[0] && ahead % 8 == 0)
+        for (const float* end : scales) __builtin_prefetch(end + ahead * 2 * LINE / head, 0, 2);
+    }
   }
+
+ private:
+  static constexpr long LINE = 64, MOST = 1 << 17;  // so many bytes of keys and of values wait in the second cache
+  const char* places[4] = {};   // where they end
+  const float* scales[2] = {};  // likewise, of int8
+  long head = 0, ahead = 0;     // numbers of a head; lines that are left in each place, negative
 };
 
 // Of one kv head the numbers of some tokens, each token's in one place, and what they are to be multiplied with.
@@ -45,9 +59,10 @@ struct Heads {
 
   // The tokens from the first one of `run_numbers` and `run_scales` on, `stride` numbers apart, `scale_stride` scales.
   void take(long at, long count, const Number* run_numbers, long stride, const float* run_scales, long scale_stride) {
-    for (long i = 0; i < count; i++) numbers[at + i] = run_numbers + i * stride;
+    for (long i = 0; i < count; i++, run_numbers += stride) numbers[at + i] = run_numbers;
     if (sizeof(Number) == sizeof(float)) return;
-    if (scale_stride == 1) std::copy_n(run_scales, count, scales + at);
+    if (scale_stride == 1 && count == KEYS) std::memcpy(scales, run_scales, sizeof scales);
+    else if (scale_stride == 1) std::copy_n(run_scales, count, scales + at);
     else
       for (long i = 0; i < count; i++) scales[at + i] = run_scales[i * scale_stride];
   }

@@ -10,8 +10,6 @@
 
 namespace {
 
-constexpr long STRIP = TILE_VECTORS * LANES, STEPS_AT_ONCE = 128;  // that many rows of a strip stay in the first cache
-
 // As `multiply`, of any number of columns: those that fill no vector are multiplied in a copy.
 inline void multiply_any(const Left& left, const Rows& right, long rows, long columns, long steps, const Target& target) {
   const long whole = columns / LANES * LANES, rest = columns - whole;
@@ -39,26 +37,42 @@ inline void multiply_thin(const Rows& left, const Rows& right, long rows, long c
   });
 }
 
-// Hands out left[rows, height]' right[rows, width] in strips of columns: their first one, their number, and
-// sums[height][STRIP]. Threads share the strips.
-template <class Take>
-void for_each_outer_strip(const Rows& left, const Rows& right, long rows, long height, long width, const Take& take,
-                          int threads) {
-  by_workers(threads, [&](const Worker& worker) {
-    std::vector<float> sums(height * STRIP), strip(STEPS_AT_ONCE * STRIP);
-    worker.each((width + STRIP - 1) / STRIP, [&](long number) {
-      const long first = number * STRIP;
-      const long count = std::min(STRIP, width - first);
-      for (long start = 0; start < rows; start += STEPS_AT_ONCE) {
-        const long steps = std::min(STEPS_AT_ONCE, rows - start);
-        for (long step = 0; step < steps; step++)
-          std::copy_n(right[start + step] + first, count, strip.data() + step * STRIP);
-        multiply({left[start], 1, left.stride}, Rows{strip.data(), STRIP}, height, STRIP, steps,
-                 {sums.data(), STRIP, start > 0});
-      }
-      take(first, count, sums.data());
+// Rows of `width` numbers that stay in the second cache while they are read again. They are few enough for the CPU to know
+// the page of each.
+inline long rows_at_once(long width) { return std::clamp((1L << 17) / width / 12 * 12, 12L, 48L); }
+
+// left[rows, height]' right[rows, width], added up over some rows after the other, a vector of columns at a time: so each is
+// read once for as many sums as there are registers for.
+class OuterProduct {
+ public:
+  OuterProduct(long height, long width) : height(height), width(width), sums((width + LANES - 1) / LANES * height) {}
+
+  // Threads share the columns.
+  void add(const Rows& left, const Rows& right, long rows, int threads) {
+    const TurnedLeft turned{left.first, left.stride};
+    in_parallel((width + LANES - 1) / LANES, threads, [&](long number) {
+      const long first = number * LANES;
+      const Target target{sums[number * height].floats, LANES, true};
+      if (first + LANES <= width) return add_vector(turned, Rows{right[0] + first, right.stride}, rows, target);
+      std::vector<Sums> last(rows);
+      for (long row = 0; row < rows; row++) std::copy_n(right[row] + first, width - first, last[row].floats);
+      add_vector(turned, Rows{last[0].floats, LANES}, rows, target);
     });
-  });
-}
+  }
+
+  float at(long row, long column) const { return sums[column / LANES * height + row].floats[column % LANES]; }
+
+ private:
+  static constexpr int TALL = LANES == 16 ? 16 : 8;
+  struct alignas(LANES * 4) Sums {
+    float floats[LANES] = {};
+  };
+  const long height, width;
+  std::vector<Sums> sums;  // [vectors of columns][height]
+
+  void add_vector(const TurnedLeft& left, const Rows& right, long rows, const Target& target) const {
+    multiply_panel<TALL, 1>(left, right, height, 0, rows, target);
+  }
+};
 
 }  // namespace

@@ -11,6 +11,11 @@ struct Left {
   const float* first;
   long row_stride, step_stride;
 };
+struct TurnedLeft {
+  const float* first;
+  static constexpr long row_stride = 1;
+  long step_stride;
+};
 
 struct Rows {
   const float* first;
@@ -32,7 +37,7 @@ constexpr int TILE_ROWS = tile_rows(TILE_VECTORS);
 
 // Each number is one sum, added up step by step: so it is the same, bit for bit, in tiles of any size. Not inlined, or
 // the sums would share their registers with what surrounds them.
-template <int TALL, int WIDE, class Right>
+template <int TALL, int WIDE, class Left, class Right>
 __attribute__((noinline)) void multiply_tile(const Left& left, const Right& right, long column, long steps,
                                              const Target& target) {
   Vec sums[TALL][WIDE];
@@ -60,7 +65,7 @@ __attribute__((noinline)) void multiply_tile(const Left& left, const Right& righ
 }
 
 // In tiles of TALL rows, and the rest in a lower one.
-template <int TALL, int WIDE, class Right>
+template <int TALL, int WIDE, class Left, class Right>
 inline void multiply_panel(Left left, const Right& right, long rows, long column, long steps, Target target) {
   for (; rows >= TALL; rows -= TALL, left.first += TALL * left.row_stride, target.first += TALL * target.stride)
     multiply_tile<TALL, WIDE>(left, right, column, steps, target);

@@ -8,30 +8,34 @@
 
 namespace {
 
+// Which scale is a block's, and how many some blocks have, if so many share one: one or two. Divisions by what is not known
+// while compiling would take as long as the products of a block.
+inline long scale_of(long block, long scaled) { return scaled == PAIR ? block / PAIR : block; }
+inline long num_scales(long blocks, long scaled) { return scaled == PAIR ? pairs_of(blocks) : blocks; }
+
 // Blocks of rows as the product reads them: 64 rounded values, and of so many blocks the scale, and what the 128 adds.
 // Sixteen rows lie side by side, [rows / 16][blocks][16], so that a matrix tile is read from one piece of memory.
 struct RoundedRows {
   Rounded* values;  // where a cache line begins
   float* scales;
   int32_t* excess;
-  long blocks, scaled;  // blocks that share a scale; the last ones may be fewer
+  long blocks, scaled;  // blocks that share a scale, one or two; the last ones may be fewer
 
   // In `room` of ROUNDED_BYTES for each block of whole sixteens of rows.
   RoundedRows(void* room, long rows, long blocks, long scaled)
       : values(static_cast<Rounded*>(room)), blocks(blocks), scaled(scaled) {
     scales = reinterpret_cast<float*>(values + sixteens_of(rows) * SIXTEEN * blocks * BLOCK);
-    excess = reinterpret_cast<int32_t*>(scales + sixteens_of(rows) * SIXTEEN * num_scales());
+    excess = reinterpret_cast<int32_t*>(scales + sixteens_of(rows) * SIXTEEN * num_scales(blocks, scaled));
   }
 
-  long num_scales() const { return (blocks + scaled - 1) / scaled; }
-  float* end(long rows) const { return reinterpret_cast<float*>(excess + sixteens_of(rows) * SIXTEEN * num_scales()); }
+  float* end(long rows) const { return reinterpret_cast<float*>(excess + sixteens_of(rows) * SIXTEEN * num_scales(blocks, scaled)); }
 
   // The same from a row and a block on, the first of those with its scale. Up to the end of its sixteen, row i lies i
   // places further, and block or scale i of them all SIXTEEN * i places.
   RoundedRows at(long row, long block) const {
     RoundedRows rest = *this;
     const long sixteen = row / SIXTEEN, beside = row % SIXTEEN;
-    const long scale = (sixteen * num_scales() + block / scaled) * SIXTEEN + beside;
+    const long scale = (sixteen * num_scales(blocks, scaled) + scale_of(block, scaled)) * SIXTEEN + beside;
     rest.values += ((sixteen * blocks + block) * SIXTEEN + beside) * BLOCK;
     rest.scales += scale, rest.excess += scale;
     return rest;
@@ -44,11 +48,13 @@ inline long cut(long whole, long part, long parts) { return whole * part / parts
 // Calls with the first of MOST rows at most and their number, all of one sixteen, as evenly as it goes.
 template <long MOST, class Act>
 inline void each_few_rows(long rows, const Act& act) {
+  static_assert(SIXTEEN <= 3 * MOST);
   for (long row = 0; row < rows; row += SIXTEEN) {
-    const long present = std::min(SIXTEEN, rows - row), parts = (present + MOST - 1) / MOST;
-    for (long part = 0; part < parts; part++) {
-      const long first = cut(present, part, parts);
-      act(row + first, cut(present, part + 1, parts) - first);
+    const long end = std::min(row + SIXTEEN, rows);
+    for (long first = row, count; first < end; first += count) {
+      const long left = end - first;
+      count = left <= MOST ? left : left <= 2 * MOST ? left / 2 : left / 3;
+      act(first, count);
     }
   }
 }
@@ -78,7 +84,8 @@ struct TileProduct {
   const uint8_t* next;  // the values that are needed after these, as many again; or null
 
   int tiles() const { return width > TILE_OUTPUTS ? 2 : 1; }
-  long scales_apart() const { return (apart + scaled - 1) / scaled * TILE_OUTPUTS; }
+  const Scale* scales_from(long block) const { return scales + scale_of(block, scaled) * TILE_OUTPUTS; }
+  long scales_apart() const { return num_scales(apart, scaled) * TILE_OUTPUTS; }
 
   // Tile `number` of them alone.
   TileProduct tile(int number) const {

@@ -20,7 +20,7 @@ inline void hadamard_of_eight(__m512 v[8]) {
 // Tiles of W', of blocks of 64 outputs, turned and rounded along the outputs. `weights.read(output, input, take)` calls
 // `take(i, eight)` with 16 inputs of outputs i to i + 7 of 64, zeros for those that are not there; `weights.fetch` asks for what
 // 32 outputs have for 32 inputs.
-struct TransposedTiles : MadeTiles<uint16_t> {
+struct TransposedTiles : MadeTiles<float> {
   // Tile `number`: 32 inputs from `input`, blocks from `output`.
   template <class Weights>
   void fill(int number, const Weights& weights, long input, long output, long blocks) {
@@ -57,19 +57,20 @@ struct TransposedTiles : MadeTiles<uint16_t> {
 
   // 16 inputs from `place` on, a lane each.
   void round(const __m512* v, __m512 most, int number, long block, int place) {
-    // The next bf16 number that is not smaller.
-    const __m512i bits = _mm512_castps_si512(_mm512_mul_ps(most, _mm512_set1_ps(1.0f / (127.0f * 8.0f))));
-    const __m512i above = _mm512_srli_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0xFFFF)), 16);
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(scales[number] + block * TILE_OUTPUTS + place), _mm512_cvtepi32_epi16(above));
-    const __m512 scale = _mm512_castsi512_ps(_mm512_slli_epi32(above, 16));
-    const __mmask16 present = _mm512_cmp_ps_mask(scale, _mm512_setzero_ps(), _CMP_GT_OQ);
-    const __m512 steps = _mm512_maskz_div_ps(present, _mm512_set1_ps(0.125f), scale);
+    const __m512 scale = _mm512_mul_ps(most, _mm512_set1_ps(1.0f / (127.0f * 8.0f)));
+    _mm512_storeu_ps(scales[number] + block * TILE_OUTPUTS + place, scale);
+    const __mmask16 present = _mm512_cmp_ps_mask(most, _mm512_setzero_ps(), _CMP_GT_OQ);
+    const __m512 steps = _mm512_maskz_div_ps(present, _mm512_set1_ps(127.0f), most);
     uint8_t* to = values[number] + block * BLOCK_BYTES + place * GROUP;
+    // Adding 1.5 * 2^23 rounds to the nearest whole number, and leaves that in the last bits. What else it leaves is taken off
+    // before, and 128 are added to each byte; none of them overflows.
+    constexpr uint32_t LEFT = 0x4B400000;
+    constexpr int32_t begin = int32_t(0x80808080 - LEFT - (LEFT << 8));
     for (int group = 0; group < BLOCK / GROUP; group++) {
-      __m512i bytes = _mm512_set1_epi32(int(0x80808080));  // 128 in each; none of them overflows
+      __m512i bytes = _mm512_set1_epi32(begin);
 #pragma GCC unroll 4
       for (int i = 0; i < GROUP; i++) {
-        const __m512i whole = _mm512_cvtps_epi32(_mm512_mul_ps(v[group * GROUP + i], steps));
+        const __m512i whole = _mm512_castps_si512(_mm512_fmadd_ps(v[group * GROUP + i], steps, _mm512_set1_ps(12582912.0f)));
         bytes = _mm512_add_epi32(bytes, _mm512_slli_epi32(whole, 8 * i));
       }
       _mm512_store_si512(to + group * TILE_OUTPUTS * GROUP, bytes);
@@ -92,7 +93,7 @@ void multiply_transposed(const Weights& weights, const RoundedRows& left, float*
       worker.each(width / BLOCK, [&](long number) {
         const long input = number * BLOCK;
         for (int i = 0; i < 2; i++) made->fill(i, weights, input + i * TILE_OUTPUTS, block * BLOCK, depth);
-        const TileProduct<uint16_t> right{made->values[0], made->scales[0], depth, 1, TransposedTiles::BLOCKS,
+        const TileProduct<float> right{made->values[0], made->scales[0], depth, 1, TransposedTiles::BLOCKS,
                                           nullptr, BLOCK, block > 0, nullptr};
         multiply(right, left.at(0, block), rows, out + input, out_stride, [&](long, long some, float* to, long stride) {
           if (block + depth == blocks) finish(some, to, stride);

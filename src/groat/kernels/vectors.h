@@ -48,6 +48,16 @@ inline Vec multiply_add(Vec a, Vec b, Vec c) {
 #endif
 }
 
+// 1 / x, for x from 1 to 2^126 within two units in the last place: dividing sixteen numbers takes as long as thirty products.
+inline Vec reciprocal(Vec x) {
+#if defined(__AVX512F__)
+  const Vec near = (Vec)_mm512_rcp14_ps((__m512)x);
+  return multiply_add(near, multiply_add(-x, near, splat(1.0f)), near);
+#else
+  return 1.0f / x;
+#endif
+}
+
 inline IntVec lane_numbers() {
   IntVec lanes;
   for (int lane = 0; lane < LANES; lane++) lanes[lane] = lane;
@@ -78,9 +88,10 @@ inline void store_part(float* to, long count, Vec part) {
 }
 
 inline float sum(Vec value) {
-  float total = 0;
-  for (int lane = 0; lane < LANES; lane++) total += value[lane];
-  return total;
+  const IntVec lanes = lane_numbers();
+#pragma GCC unroll 4
+  for (int step = LANES / 2; step; step /= 2) value += __builtin_shuffle(value, lanes ^ step);
+  return value[0];
 }
 
 // The sum of each of LANES vectors, a lane each: pairs are added crosswise until one is left. Spoils them.
@@ -179,5 +190,7 @@ inline Vec exponential(Vec x) {
   const Vec scale = (Vec)((power + 127) << 23);
   return vanishes ? Vec{} : y * scale;
 }
+
+inline Vec sigmoid(Vec x) { return reciprocal(1.0f + exponential(-x)); }
 
 }  // namespace

@@ -18,8 +18,8 @@ inline void add_products(__m512i& sums, __m512i weights, __m512i four) {
 }
 
 // sums[ROWS][TILES * TILE_OUTPUTS] += ROWS rows of a sixteen times TILES tiles: of these the blocks from `block` on that share a
-// scale. With block 0 the sums begin. `left` begins with that row and block.
-template <int ROWS, int TILES, class Scale>
+// scale. Unless they have BEGUN, the sums begin. `left` begins with that row and block.
+template <int ROWS, int TILES, bool BEGUN, class Scale>
 __attribute__((noinline)) void multiply_rows(const TileProduct<Scale>& right, const RoundedRows& left, long block,
                                              float* sums) {
   constexpr int VECTORS = 2 * TILES;
@@ -33,7 +33,7 @@ __attribute__((noinline)) void multiply_rows(const TileProduct<Scale>& right, co
   const uint8_t* tile = right.values + block * BLOCK_BYTES;
   for (long number = block; number < end; number++, tile += BLOCK_BYTES, values += SIXTEEN * BLOCK) {
     for (int i = 0; right.next && i < TILES; i++) prefetch_weights<BLOCK_BYTES>(right.next + i * apart + number * BLOCK_BYTES);
-#pragma GCC unroll 16
+#pragma GCC unroll 1
     for (int group = 0; group < BLOCK / GROUP; group++) {
       __m512i weights[VECTORS];
 #pragma GCC unroll 4
@@ -47,32 +47,30 @@ __attribute__((noinline)) void multiply_rows(const TileProduct<Scale>& right, co
       }
     }
   }
-  const Scale* scales = right.scales + block / right.scaled * TILE_OUTPUTS;
-  const __mmask16 begun = block ? 0xFFFF : 0;
   __m512 factors[VECTORS];
 #pragma GCC unroll 4
-  for (int i = 0; i < VECTORS; i++) factors[i] = scales_of(scales + i / 2 * right.scales_apart() + i % 2 * 16);
+  for (int i = 0; i < VECTORS; i++) factors[i] = scales_of(right.scales_from(block) + i / 2 * right.scales_apart() + i % 2 * 16);
 #pragma GCC unroll 8
   for (int row = 0; row < ROWS; row++) {
     const __m512 scale = _mm512_set1_ps(left.scales[row]);
 #pragma GCC unroll 4
     for (int i = 0; i < VECTORS; i++) {
       float* sum = sums + row * TILES * TILE_OUTPUTS + i * 16;
-      _mm512_store_ps(sum, _mm512_fmadd_ps(_mm512_cvtepi32_ps(wholes[row][i]), _mm512_mul_ps(factors[i], scale),
-                                           _mm512_maskz_load_ps(begun, sum)));
+      const __m512 before = BEGUN ? _mm512_load_ps(sum) : _mm512_setzero_ps();
+      _mm512_store_ps(sum, _mm512_fmadd_ps(_mm512_cvtepi32_ps(wholes[row][i]), _mm512_mul_ps(factors[i], scale), before));
     }
   }
 }
 
 // The same by their number.
-template <int TILES, class Scale>
-constexpr decltype(&multiply_rows<1, TILES, Scale>) rows_products[] = {nullptr,
-                                                                       multiply_rows<1, TILES, Scale>,
-                                                                       multiply_rows<2, TILES, Scale>,
-                                                                       multiply_rows<3, TILES, Scale>,
-                                                                       multiply_rows<4, TILES, Scale>,
-                                                                       multiply_rows<5, TILES, Scale>,
-                                                                       multiply_rows<6, TILES, Scale>};
+template <int TILES, bool BEGUN, class Scale>
+constexpr decltype(&multiply_rows<1, TILES, BEGUN, Scale>) rows_products[] = {nullptr,
+                                                                              multiply_rows<1, TILES, BEGUN, Scale>,
+                                                                              multiply_rows<2, TILES, BEGUN, Scale>,
+                                                                              multiply_rows<3, TILES, BEGUN, Scale>,
+                                                                              multiply_rows<4, TILES, BEGUN, Scale>,
+                                                                              multiply_rows<5, TILES, BEGUN, Scale>,
+                                                                              multiply_rows<6, TILES, BEGUN, Scale>};
 static_assert(ROWS_AT_ONCE == 6);
 
 // All rows meet the blocks that share a scale before the next ones come: these and the sums stay in the first cache. So do
@@ -87,7 +85,8 @@ void multiply_all_rows(TileProduct<Scale> right, const RoundedRows& left, long r
     for (long block = 0; block < right.blocks; block += right.scaled) {
       TileProduct<Scale> once = right;  // the first rows ask for the next values
       each_few_rows<ROWS_AT_ONCE>(here, [&](long row, long size) {
-        rows_products<TILES, Scale>[size](once, left.at(start + row, block), block, sums[row]);
+        const auto multiply = block ? rows_products<TILES, true, Scale>[size] : rows_products<TILES, false, Scale>[size];
+        multiply(once, left.at(start + row, block), block, sums[row]);
         once.next = nullptr;
       });
     }
