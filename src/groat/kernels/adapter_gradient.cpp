@@ -24,37 +24,43 @@ class FloatGradients {
     });
   }
 
-  // grad_down, and the gradients of the B's.
+  // grad_down, and the gradients of the B's: they are added up turned, a vector of outputs where its gradients will be.
   void of_outputs(const Rows& grad, const float* down, float* const* grad_bs) const {
     std::vector<OuterProduct> products;
-    each_part([&](long, long, long size) { products.emplace_back(rank, size); });
+    each_part([&](long part, long, long size) { products.emplace_back(rank, size, grad_bs[part], rank * LANES, LANES); });
     const long most = rows_at_once(grad.stride);
     for (long start = 0; start < rows; start += most) {
       const long count = std::min(most, rows - start);
       find_grad_down(grad, start, count);
       each_part([&](long part, long first, long) {
-        products[part].add({down + start * downs + part * rank, downs}, {grad[start] + first, grad.stride}, count, threads);
+        products[part].add({down + start * downs + part * rank, downs}, {grad[start] + first, grad.stride}, count,
+                           start == 0, threads);
       });
     }
+    std::vector<float> turned(rank * LANES);
     each_part([&](long part, long, long size) {
-      for (long i = 0; i < size; i++)
-        for (long j = 0; j < rank; j++) grad_bs[part][i * rank + j] = adapter.alpha * products[part].at(j, i);
+      for (long first = 0; first < size; first += LANES) {
+        float* to = grad_bs[part] + first * rank;
+        std::copy_n(first + LANES <= size ? to : products[part].rest_of(0), rank * LANES, turned.data());
+        for (long i = 0; i < std::min(long(LANES), size - first); i++)
+          for (long j = 0; j < rank; j++) to[i * rank + j] = adapter.alpha * turned[j * LANES + i];
+      }
     });
   }
 
   // grad_x, unless it is null, has what comes through A added; and the gradient of A.
   void of_inputs(const float* x, float* grad_x, float* grad_a) const {
-    const long inputs = adapter.inputs, most = rows_at_once(2 * inputs);
-    OuterProduct product(downs, inputs);
+    const long inputs = adapter.inputs, whole = inputs / LANES * LANES, most = rows_at_once(2 * inputs);
+    OuterProduct product(downs, inputs, grad_a, LANES, inputs);
     for (long start = 0; start < rows; start += most) {
       const long count = std::min(most, rows - start);
       const Rows grads{adapter.grad_down + start * downs, downs};
       if (grad_x)
         multiply_thin(grads, {adapter.a, inputs}, count, inputs, downs, 1.0f, {grad_x + start * inputs, inputs, true}, threads);
-      product.add(grads, {x + start * inputs, inputs}, count, threads);
+      product.add(grads, {x + start * inputs, inputs}, count, start == 0, threads);
     }
-    for (long i = 0; i < downs; i++)
-      for (long j = 0; j < inputs; j++) grad_a[i * inputs + j] = product.at(i, j);
+    if (whole < inputs)
+      for (long i = 0; i < downs; i++) std::copy_n(product.rest_of(i), inputs - whole, grad_a + i * inputs + whole);
   }
 
  private:

@@ -42,37 +42,35 @@ inline void multiply_thin(const Rows& left, const Rows& right, long rows, long c
 inline long rows_at_once(long width) { return std::clamp((1L << 17) / width / 12 * 12, 12L, 48L); }
 
 // left[rows, height]' right[rows, width], added up over some rows after the other, a vector of columns at a time: so each is
-// read once for as many sums as there are registers for.
+// read once for as many sums as there are registers for. The sums of vector i of columns are at `first + i * vector_stride`,
+// rows `row_stride` apart; those of columns that fill no vector are kept here.
 class OuterProduct {
  public:
-  OuterProduct(long height, long width) : height(height), width(width), sums((width + LANES - 1) / LANES * height) {}
+  OuterProduct(long height, long width, float* first, long vector_stride, long row_stride)
+      : height(height), width(width), first(first), vector_stride(vector_stride), row_stride(row_stride),
+        rest(width % LANES ? height * LANES : 0), edge(width % LANES ? rows_at_once(1) * LANES : 0) {}
 
-  // Threads share the columns.
-  void add(const Rows& left, const Rows& right, long rows, int threads) {
+  // Some rows, as many as `rows_at_once` says at most; with the first ones the sums begin. Threads share the columns.
+  void add(const Rows& left, const Rows& right, long rows, bool begins, int threads) {
     const TurnedLeft turned{left.first, left.stride};
     in_parallel((width + LANES - 1) / LANES, threads, [&](long number) {
-      const long first = number * LANES;
-      const Target target{sums[number * height].floats, LANES, true};
-      if (first + LANES <= width) return add_vector(turned, Rows{right[0] + first, right.stride}, rows, target);
-      std::vector<Sums> last(rows);
-      for (long row = 0; row < rows; row++) std::copy_n(right[row] + first, width - first, last[row].floats);
-      add_vector(turned, Rows{last[0].floats, LANES}, rows, target);
+      const long column = number * LANES, left_over = width - column;
+      if (left_over >= LANES)
+        return multiply_panel<TALL, 1>(turned, Rows{right[0] + column, right.stride}, height, 0, rows,
+                                       {first + number * vector_stride, row_stride, !begins});
+      for (long row = 0; row < rows; row++) std::copy_n(right[row] + column, left_over, edge.data() + row * LANES);
+      multiply_panel<TALL, 1>(turned, Rows{edge.data(), LANES}, height, 0, rows, {rest.data(), LANES, !begins});
     });
   }
 
-  float at(long row, long column) const { return sums[column / LANES * height + row].floats[column % LANES]; }
+  const float* rest_of(long row) const { return rest.data() + row * LANES; }
 
  private:
   static constexpr int TALL = LANES == 16 ? 16 : 8;
-  struct alignas(LANES * 4) Sums {
-    float floats[LANES] = {};
-  };
   const long height, width;
-  std::vector<Sums> sums;  // [vectors of columns][height]
-
-  void add_vector(const TurnedLeft& left, const Rows& right, long rows, const Target& target) const {
-    multiply_panel<TALL, 1>(left, right, height, 0, rows, target);
-  }
+  float* const first;
+  const long vector_stride, row_stride;
+  std::vector<float> rest, edge;
 };
 
 }  // namespace
