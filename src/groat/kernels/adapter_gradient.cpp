@@ -10,7 +10,7 @@
 
 namespace {
 
-// In fp32, some rows at a time.
+// In fp32, some rows at a time. Not for members of a team: each would have sums of its own.
 class FloatGradients {
  public:
   FloatGradients(const AdapterBackward& adapter, long rows, int threads)
@@ -24,11 +24,11 @@ class FloatGradients {
     });
   }
 
-  // grad_down, and the gradients of the B's: they are added up turned, a vector of outputs where its gradients will be.
+  // grad_down, and the gradients of the B's. Until the end those of LANES outputs lie turned, [rank][LANES], where they will be.
   void of_outputs(const Rows& grad, const float* down, float* const* grad_bs) const {
     std::vector<OuterProduct> products;
     each_part([&](long part, long, long size) { products.emplace_back(rank, size, grad_bs[part], rank * LANES, LANES); });
-    const long most = rows_at_once(grad.stride);
+    const long most = rows_at_once(grad.stride, threads);
     for (long start = 0; start < rows; start += most) {
       const long count = std::min(most, rows - start);
       find_grad_down(grad, start, count);
@@ -50,7 +50,7 @@ class FloatGradients {
 
   // grad_x, unless it is null, has what comes through A added; and the gradient of A.
   void of_inputs(const float* x, float* grad_x, float* grad_a) const {
-    const long inputs = adapter.inputs, whole = inputs / LANES * LANES, most = rows_at_once(2 * inputs);
+    const long inputs = adapter.inputs, whole = inputs / LANES * LANES, most = rows_at_once(2 * inputs, threads);
     OuterProduct product(downs, inputs, grad_a, LANES, inputs);
     for (long start = 0; start < rows; start += most) {
       const long count = std::min(most, rows - start);
@@ -102,7 +102,7 @@ void gradients_in_halves(const AdapterBackward& adapter, const Rows& grad, const
 extern "C" {
 
 // Of x W' + alpha down_p B_p' with down = x A', given grad[rows, outputs]: the gradients of x, unless `grad_x` is null, of
-// A and of the B's. `grad_down`: [rows, parts * rank], what comes and goes; `scratch` as for `groat_product`, and for each
+// A and of the B's; of one row at least. `grad_down`: [rows, parts * rank], what comes and goes; `scratch` as for `groat_product`, and for each
 // part its rank in whole 32s.
 void groat_adapted_gradient(const MatrixView* view, const float* grad, const float* x, const float* down, const float* a,
                             const float* const* bs, const int64_t* sizes, long parts, long rank, float alpha,

@@ -244,6 +244,7 @@ extern "C" {
 // queries[T, A, D] -> out[T, A, D] and, unless null, lse[A, T]; every row lies in one span.
 void groat_attend(const float* queries, float* out, float* lse, const Span* spans, long num_spans, const Run* runs,
                   long rows, long heads, long kv_heads, long size, int threads) {
+  if (!num_spans) return;
   const Shape shape{rows, heads, kv_heads, size};
   const auto attend_in_any_way = [&](auto attend) { attend(shape, queries, out, lse, spans, num_spans, runs, threads); };
   if (!runs->key_scales) return attend_in_any_way(attend<Running<float>>);

@@ -24,7 +24,7 @@ inline void turn_fours(Vec* rows, int8_t* columns) {
 template <class Products>
 struct ColumnBlock : KeyBlock<int8_t> {
   const long size, pieces;  // of 64 numbers
-  int8_t *key_columns, *value_columns;  // [pieces][SIXTEENS][COLUMN_BYTES]
+  int8_t *key_columns, *value_columns;  // [pieces][SIXTEENS][SIXTEEN_BYTES]
 
   ColumnBlock(const Shape& shape, Room& room)
       : size(shape.size), pieces(size / BLOCK), key_columns(reinterpret_cast<int8_t*>(room.take(KEYS * size / 4))),
@@ -45,7 +45,7 @@ struct ColumnBlock : KeyBlock<int8_t> {
     Vec rows[SIXTEEN];
     for (int i = 0; i < SIXTEEN; i++) rows[i] = (Vec)key_bytes(first + i, piece);
     ahead.fetch(2);
-    turn_fours(rows, key_columns + (piece * SIXTEENS + first / SIXTEEN) * COLUMN_BYTES);
+    turn_fours(rows, key_columns + (piece * SIXTEENS + first / SIXTEEN) * SIXTEEN_BYTES);
   }
 
   __m512i key_bytes(int key, long piece) const {
@@ -61,11 +61,11 @@ struct ColumnBlock : KeyBlock<int8_t> {
     const __m512i low = _mm512_unpacklo_epi8(rows[0], rows[1]), high = _mm512_unpackhi_epi8(rows[0], rows[1]);
     const __m512i low_others = _mm512_unpacklo_epi8(rows[2], rows[3]);
     const __m512i high_others = _mm512_unpackhi_epi8(rows[2], rows[3]);
-    int8_t* to = value_columns + piece * SIXTEENS * COLUMN_BYTES + first / GROUP * BLOCK;
+    int8_t* to = value_columns + piece * SIXTEENS * SIXTEEN_BYTES + first / GROUP * BLOCK;
     _mm512_store_si512(to, _mm512_unpacklo_epi16(low, low_others));
-    _mm512_store_si512(to + COLUMN_BYTES, _mm512_unpackhi_epi16(low, low_others));
-    _mm512_store_si512(to + 2 * COLUMN_BYTES, _mm512_unpacklo_epi16(high, high_others));
-    _mm512_store_si512(to + 3 * COLUMN_BYTES, _mm512_unpackhi_epi16(high, high_others));
+    _mm512_store_si512(to + SIXTEEN_BYTES, _mm512_unpackhi_epi16(low, low_others));
+    _mm512_store_si512(to + 2 * SIXTEEN_BYTES, _mm512_unpacklo_epi16(high, high_others));
+    _mm512_store_si512(to + 3 * SIXTEEN_BYTES, _mm512_unpackhi_epi16(high, high_others));
   }
 };
 
@@ -165,7 +165,7 @@ class DigitRunning {
   }
 
   void add(Block& block, long piece, long first, long some) {
-    products.add({weights, together, block.value_columns + piece * SIXTEENS * COLUMN_BYTES, 1}, some, block.count,
+    products.add({weights, together, block.value_columns + piece * SIXTEENS * SIXTEEN_BYTES, 1}, some, block.count,
                  block.ahead);
     for (long i = 0; i < some; i++) {
       const Vec scale = splat(weight_scales[i]);

@@ -269,7 +269,8 @@ void adapted_product_in_halves(const Weights& weights, const float* grad, long g
   add_in_halves(adapter->grad_down, a, out, scratch, threads);
 }
 
-// Hands out left[rows, height]' right[rows, width] in strips of columns, as `for_each_outer_strip` does.
+// Hands out left[rows, height]' right[rows, width] in strips of columns: their first one, their number, and
+// sums[height][TILE_OUTPUTS]. Threads share the strips.
 template <class Take>
 void for_each_outer_strip_in_halves(const Rows& left, const Rows& right, long rows, long height, long width,
                                     const Take& take, int threads) {

@@ -14,7 +14,7 @@
 
 namespace {
 
-constexpr int SIXTEENS = KEYS / SIXTEEN, COLUMN_BYTES = 1024;  // of sixteen columns
+constexpr int SIXTEENS = KEYS / SIXTEEN, SIXTEEN_BYTES = 1024;  // of columns
 constexpr int KEY_BITS = 7, WEIGHT_BITS = 8;                   // of a lower digit: of queries, and of what weighs values
 static_assert(BLOCK == KEYS);
 
@@ -22,7 +22,7 @@ static_assert(BLOCK == KEYS);
 struct Digits {
   const void* rows;  // [pieces][2 together][64 bytes]
   long together;
-  const int8_t* columns;  // [pieces][SIXTEENS][COLUMN_BYTES]
+  const int8_t* columns;  // [pieces][SIXTEENS][SIXTEEN_BYTES]
   long pieces;
 };
 
@@ -92,18 +92,18 @@ class VnniDigits {
         __m512i numbers[SIXTEENS];
 #pragma GCC unroll 4
         for (int i = 0; i < SIXTEENS; i++)
-          numbers[i] = _mm512_load_si512(columns + i * COLUMN_BYTES + group * BLOCK);
+          numbers[i] = _mm512_load_si512(columns + i * SIXTEEN_BYTES + group * BLOCK);
 #pragma GCC unroll 4
         for (int query = 0; query < QUERIES; query++) {
           const int8_t* row = rows + query * BLOCK + group * GROUP;
           const __m512i upper_four = four_of(row), lower_four = four_of(row + to_lower);
 #pragma GCC unroll 4
-          for (int i = 0; i < SIXTEENS; i++) add_signed<SCORES>(upper[query][i], numbers[i], upper_four);
+          for (int i = 0; i < SIXTEENS; i++) add_four<SCORES>(upper[query][i], numbers[i], upper_four);
 #pragma GCC unroll 4
-          for (int i = 0; i < SIXTEENS; i++) add_signed<SCORES>(lower[query][i], numbers[i], lower_four);
+          for (int i = 0; i < SIXTEENS; i++) add_four<SCORES>(lower[query][i], numbers[i], lower_four);
         }
       }
-      rows += 2 * to_lower, columns += SIXTEENS * COLUMN_BYTES;
+      rows += 2 * to_lower, columns += SIXTEENS * SIXTEEN_BYTES;
     }
 #pragma GCC unroll 4
     for (int query = 0; query < QUERIES; query++)
@@ -114,7 +114,7 @@ class VnniDigits {
 
   // Keys are unsigned and queries signed, weights unsigned and values signed.
   template <bool SCORES>
-  static void add_signed(__m512i& sums, __m512i numbers, __m512i four) {
+  static void add_four(__m512i& sums, __m512i numbers, __m512i four) {
     if constexpr (SCORES) add_products(sums, numbers, four);
     else add_products(sums, four, numbers);
   }
@@ -145,18 +145,18 @@ class TileDigits {
   void score(const Digits& digits, long, const int32_t*, Ahead& ahead) {
     begin_sums();
     for (long piece = 0; piece < digits.pieces; piece++) {
-      const int8_t* keys = digits.columns + piece * SIXTEENS * COLUMN_BYTES;
+      const int8_t* keys = digits.columns + piece * SIXTEENS * SIXTEEN_BYTES;
       _tile_loadd(4, static_cast<const int8_t*>(digits.rows) + piece * 2 * together * BLOCK, BLOCK);
       _tile_loadd(5, keys, BLOCK);
       _tile_dpbssd(0, 4, 5);
       ahead.fetch(1);
-      _tile_loadd(6, keys + COLUMN_BYTES, BLOCK);
+      _tile_loadd(6, keys + SIXTEEN_BYTES, BLOCK);
       _tile_dpbssd(1, 4, 6);
       ahead.fetch(1);
-      _tile_loadd(7, keys + 2 * COLUMN_BYTES, BLOCK);
+      _tile_loadd(7, keys + 2 * SIXTEEN_BYTES, BLOCK);
       _tile_dpbssd(2, 4, 7);
       ahead.fetch(1);
-      _tile_loadd(5, keys + 3 * COLUMN_BYTES, BLOCK);
+      _tile_loadd(5, keys + 3 * SIXTEEN_BYTES, BLOCK);
       _tile_dpbssd(3, 4, 5);
       ahead.fetch(1);
     }
@@ -170,12 +170,12 @@ class TileDigits {
     _tile_loadd(5, values, BLOCK);
     _tile_dpbusd(0, 4, 5);
     ahead.fetch(1);
-    _tile_loadd(6, values + COLUMN_BYTES, BLOCK);
+    _tile_loadd(6, values + SIXTEEN_BYTES, BLOCK);
     _tile_dpbusd(1, 4, 6);
-    _tile_loadd(7, values + 2 * COLUMN_BYTES, BLOCK);
+    _tile_loadd(7, values + 2 * SIXTEEN_BYTES, BLOCK);
     _tile_dpbusd(2, 4, 7);
     ahead.fetch(1);
-    _tile_loadd(5, values + 3 * COLUMN_BYTES, BLOCK);
+    _tile_loadd(5, values + 3 * SIXTEEN_BYTES, BLOCK);
     _tile_dpbusd(3, 4, 5);
     store_wholes();
   }

@@ -36,7 +36,7 @@ class Ahead {
 #pragma GCC unroll 4
       for (int i = 0; i < 4; i++) __builtin_prefetch(places[i] + ahead * LINE, 0, 2);
       if (scales[0] && ahead % 8 == 0)
-        for (const float* end : scales) __builtin_prefetch(end + ahead * 2 * LINE / head, 0, 2);
+        for (const float* behind : scales) __builtin_prefetch(behind + ahead * 2 * LINE / head, 0, 2);
     }
   }
 

@@ -10,16 +10,23 @@
 
 namespace {
 
-// As `multiply`, of any number of columns: those that fill no vector are multiplied in a copy.
+// Rows of less than a vector, which is filled up by zeros.
+struct ShortRows {
+  Rows rows;
+  long columns;
+  Vec part(long row, long column) const { return load_part(rows[row] + column, columns - column); }
+};
+
+// As `multiply`, of any number of columns: sums of those that fill no vector are copied.
 inline void multiply_any(const Left& left, const Rows& right, long rows, long columns, long steps, const Target& target) {
   const long whole = columns / LANES * LANES, rest = columns - whole;
   multiply(left, right, rows, whole, steps, target);
   if (!rest) return;
-  std::vector<float> edge(steps * LANES), sums(rows * LANES);
-  for (long step = 0; step < steps; step++) std::copy_n(right[step] + whole, rest, edge.data() + step * LANES);
+  std::vector<float> sums(rows * LANES);
   for (long row = 0; target.adds && row < rows; row++)
     std::copy_n(target.first + row * target.stride + whole, rest, sums.data() + row * LANES);
-  multiply(left, Rows{edge.data(), LANES}, rows, LANES, steps, {sums.data(), LANES, target.adds});
+  const ShortRows last{{right.first + whole, right.stride}, rest};
+  multiply<1>(left, last, rows, LANES, steps, {sums.data(), LANES, target.adds});
   for (long row = 0; row < rows; row++)
     std::copy_n(sums.data() + row * LANES, rest, target.first + row * target.stride + whole);
 }
@@ -37,9 +44,11 @@ inline void multiply_thin(const Rows& left, const Rows& right, long rows, long c
   });
 }
 
-// Rows of `width` numbers that stay in the second cache while they are read again. They are few enough for the CPU to know
-// the page of each.
-inline long rows_at_once(long width) { return std::clamp((1L << 17) / width / 12 * 12, 12L, 48L); }
+// Rows of `width` numbers, so many for each thread, that stay in its second cache while they are read again, unless they are
+// very wide. They are few enough for the CPU to know the page of each.
+inline long rows_at_once(long width, int threads) {
+  return threads * std::clamp((1L << 17) / width / 12 * 12, 12L, 48L);
+}
 
 // left[rows, height]' right[rows, width], added up over some rows after the other, a vector of columns at a time: so each is
 // read once for as many sums as there are registers for. The sums of vector i of columns are at `first + i * vector_stride`,
@@ -48,9 +57,9 @@ class OuterProduct {
  public:
   OuterProduct(long height, long width, float* first, long vector_stride, long row_stride)
       : height(height), width(width), first(first), vector_stride(vector_stride), row_stride(row_stride),
-        rest(width % LANES ? height * LANES : 0), edge(width % LANES ? rows_at_once(1) * LANES : 0) {}
+        rest(width % LANES ? height * LANES : 0) {}
 
-  // Some rows, as many as `rows_at_once` says at most; with the first ones the sums begin. Threads share the columns.
+  // Some rows; with the first ones the sums begin. Threads share the columns.
   void add(const Rows& left, const Rows& right, long rows, bool begins, int threads) {
     const TurnedLeft turned{left.first, left.stride};
     in_parallel((width + LANES - 1) / LANES, threads, [&](long number) {
@@ -58,8 +67,8 @@ class OuterProduct {
       if (left_over >= LANES)
         return multiply_panel<TALL, 1>(turned, Rows{right[0] + column, right.stride}, height, 0, rows,
                                        {first + number * vector_stride, row_stride, !begins});
-      for (long row = 0; row < rows; row++) std::copy_n(right[row] + column, left_over, edge.data() + row * LANES);
-      multiply_panel<TALL, 1>(turned, Rows{edge.data(), LANES}, height, 0, rows, {rest.data(), LANES, !begins});
+      const ShortRows last{{right[0] + column, right.stride}, left_over};
+      multiply_panel<TALL, 1>(turned, last, height, 0, rows, {rest.data(), LANES, !begins});
     });
   }
 
@@ -70,7 +79,7 @@ class OuterProduct {
   const long height, width;
   float* const first;
   const long vector_stride, row_stride;
-  std::vector<float> rest, edge;
+  std::vector<float> rest;
 };
 
 }  // namespace

@@ -94,7 +94,7 @@ void multiply_transposed(const Weights& weights, const RoundedRows& left, float*
         const long input = number * BLOCK;
         for (int i = 0; i < 2; i++) made->fill(i, weights, input + i * TILE_OUTPUTS, block * BLOCK, depth);
         const TileProduct<float> right{made->values[0], made->scales[0], depth, 1, TransposedTiles::BLOCKS,
-                                          nullptr, BLOCK, block > 0, nullptr};
+                                       nullptr, BLOCK, block > 0, nullptr};
         multiply(right, left.at(0, block), rows, out + input, out_stride, [&](long, long some, float* to, long stride) {
           if (block + depth == blocks) finish(some, to, stride);
         });

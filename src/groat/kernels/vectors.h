@@ -48,7 +48,7 @@ inline Vec multiply_add(Vec a, Vec b, Vec c) {
 #endif
 }
 
-// 1 / x, for x from 1 to 2^126 within two units in the last place: dividing sixteen numbers takes as long as thirty products.
+// 1 / x for x from 1 on, within two units in the last place up to 2^126; dividing sixteen numbers takes as long as thirty products.
 inline Vec reciprocal(Vec x) {
 #if defined(__AVX512F__)
   const Vec near = (Vec)_mm512_rcp14_ps((__m512)x);

@@ -99,7 +99,7 @@ LARGE_HEADS = {
     "heads of 64": {"hidden_size": 64, "head_dim": 64},
     "heads of 128, one for each query": {"hidden_size": 64, "head_dim": 128, "num_kv_heads": 4},
 }
-"""Those that attend by matrix tiles, where there are any."""
+"""Those that attend in int8, by matrix tiles or VNNI, where there are any."""
 
 
 @pytest.mark.parametrize("changes", (FAMILIES | LARGE_HEADS).values(), ids=(FAMILIES | LARGE_HEADS).keys())
