@@ -21,8 +21,8 @@ from groat.types import KVStorage
 
 LARGE_SHAPES = [(9, 3, 64), (6, 2, 128), (14, 2, 64), (16, 1, 64), (4, 4, 192), (12, 1, 256)]
 SHAPES = [*LARGE_SHAPES, (2, 2, 33), (8, 1, 20), (5, 1, 96), (16, 2, 80), (4, 2, 6), (2, 1, 1)]
-"""Query heads, kv heads, head size: groups of 1, 2, 3, 5, 7, 8, 12 and 16. Heads of whole 64s attend in int8 by tiles or
-VNNI."""
+"""Query heads, kv heads, head size: groups of 1, 2, 3, 5, 7, 8, 12 and 16. Heads of whole 64s attend in int8, by tiles
+or VNNI."""
 
 FORESTS = {
     "one token": grow([(1,)]),
@@ -105,8 +105,8 @@ def test_gradients_are_those_of_plain_matmuls_in_float64(name: str, shape: tuple
 def test_attention_to_rounded_keys_and_values_is_that_of_plain_matmuls_in_float64(
     name: str, shape: tuple[int, int, int]
 ):
-    """Heads of whole 64s may be attended to in int8, where queries keep 15 bits: half a step of the largest of them, 3 or
-    4 here, is 1e-4, and so a score is off by up to 3e-4, and its weight by as large a part."""
+    """Heads of whole 64s may be attended to in int8, where queries keep 15 bits: half a step of the largest of them, 3
+    or 4 here, is 1e-4, and so a score is off by up to 3e-4, and its weight by as large a part."""
     forest = FORESTS[name]
     queries, keys, values = random_qkv(len(forest.token_ids), shape)
     kept = KV.keep(keys, values, "int8")
