@@ -102,8 +102,8 @@ void gradients_in_halves(const AdapterBackward& adapter, const Rows& grad, const
 extern "C" {
 
 // Of x W' + alpha down_p B_p' with down = x A', given grad[rows, outputs]: the gradients of x, unless `grad_x` is null, of
-// A and of the B's; of one row at least. `grad_down`: [rows, parts * rank], what comes and goes; `scratch` as for `groat_product`, and for each
-// part its rank in whole 32s.
+// A and of the B's; of one row at least. `grad_down`: [rows, parts * rank], what comes and goes; `scratch` as for
+// `groat_product`, and for each part its rank in whole 32s.
 void groat_adapted_gradient(const MatrixView* view, const float* grad, const float* x, const float* down, const float* a,
                             const float* const* bs, const int64_t* sizes, long parts, long rank, float alpha,
                             float* grad_x, float* grad_down, float* grad_a, float* const* grad_bs, long rows,

@@ -42,9 +42,6 @@ struct RoundedRows {
   }
 };
 
-// Where part `part` of `parts` equal ones begins.
-inline long cut(long whole, long part, long parts) { return whole * part / parts; }
-
 // Calls with the first of MOST rows at most and their number, all of one sixteen, as evenly as it goes.
 template <long MOST, class Act>
 inline void each_few_rows(long rows, const Act& act) {

@@ -13,6 +13,9 @@
 
 namespace {
 
+// Where part `part` of `parts` equal ones begins.
+inline long cut(long whole, long part, long parts) { return whole * part / parts; }
+
 // out[rows, width] = rows times the tiles, by matrix tiles where there are any. `finish(row, rows, out, out_stride)` is called once
 // for all rows, some of them at a time, and adds to what is theirs, wherever that lies then.
 template <class Scale, class Finish>
